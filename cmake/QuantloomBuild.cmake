@@ -1,0 +1,64 @@
+# Settings every target shares, and the one way to declare a test or a benchmark.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+
+find_program(QUANTLOOM_CCACHE ccache)
+if(QUANTLOOM_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${QUANTLOOM_CCACHE})
+endif()
+
+# No contraction: a * b + c rounds the same in every file, so that packed bytes never depend on
+# which expression the compiler chose to fuse. Kernels ask for FMA explicitly.
+add_compile_options(-Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough
+                    -Werror -ffp-contract=off)
+if(QUANTLOOM_SANITIZE)
+  add_compile_options(-fsanitize=${QUANTLOOM_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g1)
+  add_link_options(-fsanitize=${QUANTLOOM_SANITIZE})
+endif()
+if(QUANTLOOM_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-pointer -g1)
+  add_link_options(-fsanitize=address,undefined)
+endif()
+
+find_package(Threads REQUIRED)
+find_package(absl REQUIRED)
+find_package(GTest REQUIRED)
+find_package(benchmark REQUIRED)
+include(GoogleTest)
+
+# quantloom_test(NAME name SOURCES a.cc [LIBS target...]): a GoogleTest program, its cases known to ctest.
+function(quantloom_test)
+  cmake_parse_arguments(ARG "" "NAME" "SOURCES;LIBS" ${ARGN})
+  add_executable(${ARG_NAME} ${ARG_SOURCES})
+  target_link_libraries(${ARG_NAME} PRIVATE ${ARG_LIBS} GTest::gmock_main)
+  gtest_discover_tests(${ARG_NAME} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
+endfunction()
+
+# quantloom_benchmark(NAME name SOURCES a.cc [LIBS target...]): a Google Benchmark program.
+function(quantloom_benchmark)
+  cmake_parse_arguments(ARG "" "NAME" "SOURCES;LIBS" ${ARGN})
+  add_executable(${ARG_NAME} ${ARG_SOURCES})
+  target_link_libraries(${ARG_NAME} PRIVATE ${ARG_LIBS} benchmark::benchmark)
+endfunction()
+
+# quantloom_fuzzer(NAME name SOURCES a.cc [LIBS target...]): a libFuzzer target; seeds in tests/fuzz/corpus/<name>.
+# Without QUANTLOOM_FUZZ the same file is linked with a driver that replays its seed corpus as a test.
+function(quantloom_fuzzer)
+  cmake_parse_arguments(ARG "" "NAME" "SOURCES;LIBS" ${ARGN})
+  add_executable(${ARG_NAME} ${ARG_SOURCES})
+  target_link_libraries(${ARG_NAME} PRIVATE ${ARG_LIBS})
+  if(QUANTLOOM_FUZZ)
+    target_link_options(${ARG_NAME} PRIVATE -fsanitize=fuzzer)
+  else()
+    target_sources(${ARG_NAME} PRIVATE ${PROJECT_SOURCE_DIR}/tests/fuzz/replay_main.cc)
+    add_test(NAME ${ARG_NAME}_corpus COMMAND ${ARG_NAME} ${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${ARG_NAME})
+  endif()
+endfunction()
