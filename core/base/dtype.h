@@ -9,7 +9,21 @@
 
 namespace quantloom {
 
-enum class DType : uint8_t { kU8, kI8, kU16, kI16, kU32, kI32, kF16, kBF16, kF32, kF64, kI64, kU64, kBool };
+enum class DType : uint8_t {
+  kU8,
+  kI8,
+  kU16,
+  kI16,
+  kU32,
+  kI32,
+  kF16,
+  kBF16,
+  kF32,
+  kF64,
+  kI64,
+  kU64,
+  kBool
+};
 
 // Size of one element in bytes.
 constexpr size_t DTypeSize(DType dtype) {

@@ -17,7 +17,8 @@ namespace quantloom {
 
 absl::Status ErrnoStatus(absl::string_view action, const std::filesystem::path& path) {
   const int error = errno;
-  const std::string message = absl::StrCat(action, " '", path.string(), "': ", std::strerror(error));
+  const std::string message =
+      absl::StrCat(action, " '", path.string(), "': ", std::strerror(error));
   switch (error) {
     case ENOENT:
     case ENOTDIR:
@@ -44,7 +45,8 @@ MappedFile::~MappedFile() {
   if (size_ > 0) munmap(const_cast<uint8_t*>(data_), size_);
 }
 
-absl::StatusOr<std::shared_ptr<const MappedFile>> MappedFile::Open(const std::filesystem::path& path) {
+absl::StatusOr<std::shared_ptr<const MappedFile>> MappedFile::Open(
+    const std::filesystem::path& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return ErrnoStatus("cannot open", path);
   absl::Cleanup close_fd = [fd] { close(fd); };
@@ -73,8 +75,9 @@ void MappedFile::Release(absl::Span<const uint8_t> range) const {
 absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path, uint64_t max_bytes) {
   QL_ASSIGN_OR_RETURN(std::shared_ptr<const MappedFile> file, MappedFile::Open(path));
   if (file->bytes().size() > max_bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat("'", path.string(), "' has ", file->bytes().size(),
-                                                     " bytes; at most ", max_bytes, " are accepted"));
+    return absl::ResourceExhaustedError(absl::StrCat("'", path.string(), "' has ",
+                                                     file->bytes().size(), " bytes; at most ",
+                                                     max_bytes, " are accepted"));
   }
   return std::string(file->bytes().begin(), file->bytes().end());
 }
@@ -124,7 +127,8 @@ absl::Status WriteFileAtomically(const std::filesystem::path& path, absl::string
   const std::filesystem::path temporary = path.string() + ".tmp";
   {
     QL_ASSIGN_OR_RETURN(std::unique_ptr<FileWriter> writer, FileWriter::Create(temporary));
-    absl::Status status = writer->Append({reinterpret_cast<const uint8_t*>(contents.data()), contents.size()});
+    absl::Status status =
+        writer->Append({reinterpret_cast<const uint8_t*>(contents.data()), contents.size()});
     if (status.ok()) status = writer->Close();
     if (!status.ok()) {
       unlink(temporary.c_str());

@@ -12,8 +12,8 @@
 
 namespace quantloom {
 
-// A read-only memory mapping of a whole file. Immutable; safe to share among threads. The mapping lives as long as
-// the object: hand out shared_ptr where views outlive the scope.
+// A read-only memory mapping of a whole file. Immutable; safe to share among threads. The mapping
+// lives as long as the object: hand out shared_ptr where views outlive the scope.
 class MappedFile {
  public:
   // NOT_FOUND, PERMISSION_DENIED, or INVALID_ARGUMENT (not a regular file).
@@ -25,7 +25,8 @@ class MappedFile {
   absl::Span<const uint8_t> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }
 
-  // Drops the pages of `range` (a subspan of bytes()) from this process; a later read faults them in again.
+  // Drops the pages of `range` (a subspan of bytes()) from this process; a later read faults them
+  // in again.
   void Release(absl::Span<const uint8_t> range) const;
 
  private:
@@ -36,10 +37,11 @@ class MappedFile {
 };
 
 // The whole file as a string; RESOURCE_EXHAUSTED when it is larger than `max_bytes`.
-absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path, uint64_t max_bytes = uint64_t{1} << 30);
+absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path,
+                                     uint64_t max_bytes = uint64_t{1} << 30);
 
-// Writes `contents` to `path` through a temporary name, fsyncs file and directory, then renames: readers see the old
-// file or the new one, never a part. A full disk is RESOURCE_EXHAUSTED.
+// Writes `contents` to `path` through a temporary name, fsyncs file and directory, then renames:
+// readers see the old file or the new one, never a part. A full disk is RESOURCE_EXHAUSTED.
 absl::Status WriteFileAtomically(const std::filesystem::path& path, absl::string_view contents);
 
 // fsync of a directory, so that renames and creations in it survive a power loss.
@@ -65,8 +67,9 @@ class FileWriter {
   uint64_t size_ = 0;
 };
 
-// absl::Status for the current errno: ENOENT -> NOT_FOUND, EACCES -> PERMISSION_DENIED, ENOSPC and EDQUOT ->
-// RESOURCE_EXHAUSTED, EEXIST -> ALREADY_EXISTS, others INTERNAL. The message holds `action`, the path and the reason.
+// absl::Status for the current errno: ENOENT -> NOT_FOUND, EACCES -> PERMISSION_DENIED, ENOSPC and
+// EDQUOT -> RESOURCE_EXHAUSTED, EEXIST -> ALREADY_EXISTS, others INTERNAL. The message holds
+// `action`, the path and the reason.
 absl::Status ErrnoStatus(absl::string_view action, const std::filesystem::path& path);
 
 }  // namespace quantloom

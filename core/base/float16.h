@@ -1,5 +1,6 @@
-// Conversions between binary32 and the 16-bit float formats, exact in both directions where possible and
-// rounding to nearest even otherwise. constexpr, so that tables can be built from them.
+// Conversions between binary32 and the 16-bit float formats, exact in both directions where
+// possible and rounding to nearest even otherwise. constexpr, so that tables can be built from
+// them.
 #pragma once
 
 #include <bit>
@@ -13,7 +14,8 @@ constexpr float HalfToFloat(uint16_t half) {
   const uint32_t exponent = (half >> 10) & 0x1Fu;
   const uint32_t mantissa = half & 0x3FFu;
   if (exponent == 0x1F) return std::bit_cast<float>(sign | 0x7F800000u | (mantissa << 13));
-  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  if (exponent != 0)
+    return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
   const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
   return sign != 0 ? -magnitude : magnitude;
 }
@@ -34,7 +36,9 @@ constexpr uint16_t FloatToHalf(float value) {
   return static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xFFFu + odd) >> 13));
 }
 
-constexpr float BFloat16ToFloat(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+constexpr float BFloat16ToFloat(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
 
 // Round to nearest even; NaN stays NaN.
 constexpr uint16_t FloatToBFloat16(float value) {

@@ -13,8 +13,8 @@
 namespace quantloom {
 namespace {
 
-// About 50 microseconds of polling: longer than the gap between two operators of a small model's layer, far shorter
-// than the gap between two requests.
+// About 50 microseconds of polling: longer than the gap between two operators of a small model's
+// layer, far shorter than the gap between two requests.
 constexpr int kSpins = 4000;
 
 thread_local bool in_region = false;
@@ -45,7 +45,8 @@ int AvailableProcessors() {
 
 ThreadTeam::ThreadTeam(int threads) {
   const int count = threads > 0 ? threads : AvailableProcessors();
-  for (int worker = 1; worker < count; ++worker) threads_.emplace_back([this, worker] { WorkerLoop(worker); });
+  for (int worker = 1; worker < count; ++worker)
+    threads_.emplace_back([this, worker] { WorkerLoop(worker); });
 }
 
 ThreadTeam::~ThreadTeam() {
@@ -57,7 +58,8 @@ ThreadTeam::~ThreadTeam() {
 
 bool ThreadTeam::WaitForRegion(int seen) {
   for (int spin = 0; spin < kSpins; ++spin) {
-    if (epoch_.load(std::memory_order_acquire) != seen) return !stop_.load(std::memory_order_relaxed);
+    if (epoch_.load(std::memory_order_acquire) != seen)
+      return !stop_.load(std::memory_order_relaxed);
     Pause();
   }
   parked_.fetch_add(1);

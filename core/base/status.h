@@ -18,21 +18,24 @@ namespace quantloom {
 inline absl::Status Annotate(const absl::Status& status, absl::string_view context) {
   if (status.ok()) return status;
   absl::Status annotated(status.code(), absl::StrCat(context, ": ", status.message()));
-  status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) { annotated.SetPayload(url, payload); });
+  status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) {
+    annotated.SetPayload(url, payload);
+  });
   return annotated;
 }
 
 }  // namespace quantloom
 
-#define QL_RETURN_IF_ERROR(expr)                       \
-  do {                                                 \
+#define QL_RETURN_IF_ERROR(expr)                                              \
+  do {                                                                        \
     if (::absl::Status ql_status = (expr); !ql_status.ok()) return ql_status; \
   } while (false)
 
 #define QL_CONCAT_INNER(a, b) a##b
 #define QL_CONCAT(a, b) QL_CONCAT_INNER(a, b)
-#define QL_ASSIGN_OR_RETURN_IMPL(result, lhs, expr) \
-  auto result = (expr);                             \
+#define QL_ASSIGN_OR_RETURN_IMPL(result, lhs, expr)    \
+  auto result = (expr);                                \
   if (!result.ok()) return std::move(result).status(); \
   lhs = std::move(result).value()
-#define QL_ASSIGN_OR_RETURN(lhs, expr) QL_ASSIGN_OR_RETURN_IMPL(QL_CONCAT(ql_result_, __LINE__), lhs, expr)
+#define QL_ASSIGN_OR_RETURN(lhs, expr) \
+  QL_ASSIGN_OR_RETURN_IMPL(QL_CONCAT(ql_result_, __LINE__), lhs, expr)

@@ -1,11 +1,13 @@
-// What a codec is: a named way to store a weight matrix W [rows, cols] in few bits, as named planes (arrays), and to
-// get its values back. One codec is one unit (layout, encode, decode, and the reasons for them) behind this interface;
-// codec/registry.cc lists them.
+// What a codec is: a named way to store a weight matrix W [rows, cols] in few bits, as named planes
+// (arrays), and to get its values back. One codec is one unit (layout, encode, decode, and the
+// reasons for them) behind this interface; codec/registry.cc lists them.
 //
-// A recipe is text, `codec:key=value,key=value`, e.g. "icquant:bits=2,outliers=0.05,inner=kmeans". It is parsed once;
-// Recipe::ToString gives the canonical spelling that is echoed in jobs, manifests and metrics.
+// A recipe is text, `codec:key=value,key=value`, e.g. "icquant:bits=2,outliers=0.05,inner=kmeans".
+// It is parsed once; Recipe::ToString gives the canonical spelling that is echoed in jobs,
+// manifests and metrics.
 //
-// Thread-safety: Codec and PackedMatrix are immutable after construction and may be used from several threads.
+// Thread-safety: Codec and PackedMatrix are immutable after construction and may be used from
+// several threads.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +25,8 @@
 
 namespace quantloom {
 
-// A parsed recipe: the codec's name and its options as written. Which keys exist and what values they take is the
-// codec's to say (CreateCodec).
+// A parsed recipe: the codec's name and its options as written. Which keys exist and what values
+// they take is the codec's to say (CreateCodec).
 struct Recipe {
   std::string codec;
   std::map<std::string, std::string> options;
@@ -53,7 +55,8 @@ struct Plane {
   PlaneView view() const { return {name, dtype, shape, bytes}; }
 };
 
-// Where a matrix's bits go, in bits per weight (stored bits / (rows * cols)). Everything stored is in one of them.
+// Where a matrix's bits go, in bits per weight (stored bits / (rows * cols)). Everything stored is
+// in one of them.
 struct BitBreakdown {
   double codes = 0;
   double index = 0;        // outlier positions: the gap stream alone
@@ -65,11 +68,12 @@ struct BitBreakdown {
 
 // The result of encoding.
 struct EncodedMatrix {
-  // The recipe with every choice the encoder made resolved ("codebook=auto" becomes the form that was chosen), in
-  // canonical spelling: what OpenMatrix needs besides the planes.
+  // The recipe with every choice the encoder made resolved ("codebook=auto" becomes the form that
+  // was chosen), in canonical spelling: what OpenMatrix needs besides the planes.
   std::string recipe;
   std::vector<Plane> planes;
-  // sum_rc importance_c (w_rc - decoded_rc)^2 / sum_rc importance_c w_rc^2; 0 for an all-zero matrix.
+  // sum_rc importance_c (w_rc - decoded_rc)^2 / sum_rc importance_c w_rc^2; 0 for an all-zero
+  // matrix.
   double relative_error = 0;
 };
 
@@ -85,8 +89,9 @@ class PackedMatrix {
   // Canonical resolved recipe, as in EncodedMatrix.
   const std::string& recipe() const { return recipe_; }
 
-  // Writes the values of rows [row, row + rows) x columns [col, col + cols) to out[r * stride + c], c from 0.
-  // The reference for every kernel: exact codes to exact values. Precondition: the tile lies inside the matrix.
+  // Writes the values of rows [row, row + rows) x columns [col, col + cols) to out[r * stride + c],
+  // c from 0. The reference for every kernel: exact codes to exact values. Precondition: the tile
+  // lies inside the matrix.
   virtual void DecodeTile(uint64_t row, uint64_t rows, uint64_t col, uint64_t cols, float* out,
                           uint64_t stride) const = 0;
   virtual BitBreakdown bits() const = 0;
@@ -109,29 +114,32 @@ class Codec {
   // The options in canonical spelling, defaults filled in; "auto" choices stay "auto".
   virtual std::string recipe() const = 0;
 
-  // Encodes row-major weights [rows, cols]. `importance` has one non-negative weight per column (diagonal of the
-  // layer's Hessian, E[x_c^2]), or is empty for a uniform one. The bytes depend on the arguments alone, not on the
-  // team's size or the machine's SIMD target.
-  // INVALID_ARGUMENT for NaN or infinite weights (row and column are named) and for sizes that do not fit.
-  virtual absl::StatusOr<EncodedMatrix> Encode(absl::Span<const float> weights, uint64_t rows, uint64_t cols,
-                                               absl::Span<const float> importance, ThreadTeam& team) const = 0;
+  // Encodes row-major weights [rows, cols]. `importance` has one non-negative weight per column
+  // (diagonal of the layer's Hessian, E[x_c^2]), or is empty for a uniform one. The bytes depend on
+  // the arguments alone, not on the team's size or the machine's SIMD target. INVALID_ARGUMENT for
+  // NaN or infinite weights (row and column are named) and for sizes that do not fit.
+  virtual absl::StatusOr<EncodedMatrix> Encode(absl::Span<const float> weights, uint64_t rows,
+                                               uint64_t cols, absl::Span<const float> importance,
+                                               ThreadTeam& team) const = 0;
 };
 
 // One line of documentation per codec and option, for ListCodecs-like displays and --help.
 struct CodecInfo {
   std::string name;
   std::string summary;
-  std::vector<std::pair<std::string, std::string>> options;  // key, description with range and default
+  std::vector<std::pair<std::string, std::string>>
+      options;  // key, description with range and default
 };
 absl::Span<const CodecInfo> RegisteredCodecs();
 
 // INVALID_ARGUMENT naming the codec, key or value that is wrong.
 absl::StatusOr<std::unique_ptr<Codec>> CreateCodec(absl::string_view recipe);
 
-// Opens a stored matrix for decoding. Checks everything it will rely on (planes present, no others, types, shapes,
-// sizes, every gap inside its row, finite scales): INVALID_ARGUMENT for a recipe or shape that is wrong, DATA_LOSS for
-// planes that contradict it.
-absl::StatusOr<std::unique_ptr<PackedMatrix>> OpenMatrix(absl::string_view resolved_recipe, uint64_t rows,
-                                                         uint64_t cols, absl::Span<const PlaneView> planes);
+// Opens a stored matrix for decoding. Checks everything it will rely on (planes present, no others,
+// types, shapes, sizes, every gap inside its row, finite scales): INVALID_ARGUMENT for a recipe or
+// shape that is wrong, DATA_LOSS for planes that contradict it.
+absl::StatusOr<std::unique_ptr<PackedMatrix>> OpenMatrix(absl::string_view resolved_recipe,
+                                                         uint64_t rows, uint64_t cols,
+                                                         absl::Span<const PlaneView> planes);
 
 }  // namespace quantloom

@@ -1,5 +1,6 @@
 // The packed model directory: config.json, tokenizer files, model-NNNNN-of-NNNNN.safetensors with
-// model.safetensors.index.json, and the manifest quantloom.json. docs/packed-format.md is the specification.
+// model.safetensors.index.json, and the manifest quantloom.json. docs/packed-format.md is the
+// specification.
 #pragma once
 
 #include <filesystem>
@@ -15,49 +16,51 @@
 
 namespace quantloom {
 
-inline constexpr int kPackedFormatVersion = 1;  // unstable until CPU and CUDA kernels have both landed
+inline constexpr int kPackedFormatVersion =
+    1;  // unstable until CPU and CUDA kernels have both landed
 inline constexpr char kManifestFile[] = "quantloom.json";
 
 // What the manifest says of one tensor.
 struct PackedTensorInfo {
-  std::string name;              // Hugging Face name
+  std::string name;  // Hugging Face name
   std::vector<uint64_t> shape;
-  std::string recipe;            // resolved codec recipe, or "raw" for a tensor stored as it is
+  std::string recipe;               // resolved codec recipe, or "raw" for a tensor stored as it is
   std::vector<std::string> planes;  // plane names, without the tensor's; empty for "raw"
-  double bits_per_weight = 0;    // everything stored, padding included
+  double bits_per_weight = 0;       // everything stored, padding included
   BitBreakdown bits;
-  double relative_error = 0;     // as in EncodedMatrix
+  double relative_error = 0;  // as in EncodedMatrix
 };
 
 // The whole manifest.
 struct PackedManifest {
-  std::string recipe;            // the job's recipe text, canonical
+  std::string recipe;  // the job's recipe text, canonical
   std::string source_sha256;
   std::string calibration_sha256;  // empty when no calibration was used
   uint64_t seed = 0;
-  double linear_bits_per_weight = 0;  // linear layers of the decoder, everything stored
-  double bits_per_weight = 0;         // all tensors
-  uint64_t packed_bytes = 0;          // bytes of all tensors
+  double linear_bits_per_weight = 0;      // linear layers of the decoder, everything stored
+  double bits_per_weight = 0;             // all tensors
+  uint64_t packed_bytes = 0;              // bytes of all tensors
   std::vector<PackedTensorInfo> tensors;  // in forward order
 };
 
-// Writes a packed model, tensor by tensor, into a staging directory, and can resume there after a crash.
+// Writes a packed model, tensor by tensor, into a staging directory, and can resume there after a
+// crash.
 //
-//   ASSIGN(writer, PackedModelWriter::Open(staging));     // existing finished tensors are found again
-//   if (!writer->HasTensor(name)) writer->AddTensor(...);
-//   writer->Finish(config, tokenizer_files, manifest_header, tensor_order);
+//   ASSIGN(writer, PackedModelWriter::Open(staging));     // existing finished tensors are found
+//   again if (!writer->HasTensor(name)) writer->AddTensor(...); writer->Finish(config,
+//   tokenizer_files, manifest_header, tensor_order);
 //
-// Each tensor is fsynced as a file of its own before AddTensor returns; Finish assembles the shards, manifest and
-// config, so that the directory's final bytes do not depend on how often the job was interrupted. The caller publishes
-// the finished directory by renaming it.
-// Thread-safety: none; one writer per staging directory.
+// Each tensor is fsynced as a file of its own before AddTensor returns; Finish assembles the
+// shards, manifest and config, so that the directory's final bytes do not depend on how often the
+// job was interrupted. The caller publishes the finished directory by renaming it. Thread-safety:
+// none; one writer per staging directory.
 class PackedModelWriter {
  public:
   struct Options {
     uint64_t max_shard_bytes = uint64_t{4} << 30;
   };
-  static absl::StatusOr<std::unique_ptr<PackedModelWriter>> Open(const std::filesystem::path& staging,
-                                                                 const Options& options);
+  static absl::StatusOr<std::unique_ptr<PackedModelWriter>> Open(
+      const std::filesystem::path& staging, const Options& options);
   virtual ~PackedModelWriter() = default;
 
   // The record of a tensor that is already durable in the staging directory, if there is one.
@@ -70,35 +73,42 @@ class PackedModelWriter {
   virtual absl::Status AddRaw(absl::string_view name, absl::Span<const uint64_t> shape, DType dtype,
                               absl::Span<const float> values) = 0;
 
-  // Writes shards, index, config.json (with quantization_config), tokenizer files and manifest, removes the
-  // per-tensor files, fsyncs. `manifest`'s tensors, sizes and averages are filled in here. Returns the manifest.
-  virtual absl::StatusOr<PackedManifest> Finish(const ModelConfig& config,
-                                                const std::map<std::string, std::string>& tokenizer_files,
-                                                PackedManifest manifest) = 0;
+  // Writes shards, index, config.json (with quantization_config), tokenizer files and manifest,
+  // removes the per-tensor files, fsyncs. `manifest`'s tensors, sizes and averages are filled in
+  // here. Returns the manifest.
+  virtual absl::StatusOr<PackedManifest> Finish(
+      const ModelConfig& config, const std::map<std::string, std::string>& tokenizer_files,
+      PackedManifest manifest) = 0;
 };
 
 // How much of a packed model's bytes are compared with the manifest's SHA-256 at Open.
 enum class Verify { kHeader, kFull };
 
-// A packed model, memory-mapped and validated. Immutable; const methods may be called from several threads.
+// A packed model, memory-mapped and validated. Immutable; const methods may be called from several
+// threads.
 class PackedModel {
  public:
-  // NOT_FOUND for no such directory, INVALID_ARGUMENT for what is not a packed model or has an unsupported version or
-  // architecture, DATA_LOSS naming file and tensor for what is truncated, corrupt or contradicts the manifest.
-  static absl::StatusOr<std::shared_ptr<const PackedModel>> Open(const std::filesystem::path& directory, Verify verify);
+  // NOT_FOUND for no such directory, INVALID_ARGUMENT for what is not a packed model or has an
+  // unsupported version or architecture, DATA_LOSS naming file and tensor for what is truncated,
+  // corrupt or contradicts the manifest.
+  static absl::StatusOr<std::shared_ptr<const PackedModel>> Open(
+      const std::filesystem::path& directory, Verify verify);
   virtual ~PackedModel() = default;
 
   const std::filesystem::path& directory() const { return directory_; }
   const ModelConfig& config() const { return config_; }
   const PackedManifest& manifest() const { return manifest_; }
 
-  // A codec's matrix; views the mapping, which this object owns. NOT_FOUND, or INVALID_ARGUMENT for a raw tensor.
-  virtual absl::StatusOr<std::unique_ptr<PackedMatrix>> OpenMatrix(absl::string_view name) const = 0;
+  // A codec's matrix; views the mapping, which this object owns. NOT_FOUND, or INVALID_ARGUMENT for
+  // a raw tensor.
+  virtual absl::StatusOr<std::unique_ptr<PackedMatrix>> OpenMatrix(
+      absl::string_view name) const = 0;
   // A raw tensor's bytes with its type and shape.
   virtual absl::StatusOr<PlaneView> OpenRaw(absl::string_view name) const = 0;
   // Any tensor's info.
   virtual const PackedTensorInfo* FindTensor(absl::string_view name) const = 0;
-  // Drops the resident pages of a tensor's planes (after a kernel repacked them); they stay readable.
+  // Drops the resident pages of a tensor's planes (after a kernel repacked them); they stay
+  // readable.
   virtual void ReleasePages(absl::string_view name) const = 0;
 
  protected:

@@ -1,4 +1,5 @@
-// Chat templates: the subset of Jinja that Hugging Face's `chat_template` strings use, interpreted with bounds.
+// Chat templates: the subset of Jinja that Hugging Face's `chat_template` strings use, interpreted
+// with bounds.
 #pragma once
 
 #include <memory>
@@ -27,17 +28,21 @@ class ChatTemplate {
 
   // INVALID_ARGUMENT with line and column for what is malformed or not supported.
   static absl::StatusOr<std::unique_ptr<ChatTemplate>> Parse(absl::string_view source);
-  // The `chat_template` of a tokenizer_config.json (a string, or the entry named "default" of a list), with its
-  // bos_token and eos_token spellings bound as variables. NOT_FOUND when there is none.
-  static absl::StatusOr<std::unique_ptr<ChatTemplate>> FromTokenizerConfig(absl::string_view tokenizer_config_json);
+  // The `chat_template` of a tokenizer_config.json (a string, or the entry named "default" of a
+  // list), with its bos_token and eos_token spellings bound as variables. NOT_FOUND when there is
+  // none.
+  static absl::StatusOr<std::unique_ptr<ChatTemplate>> FromTokenizerConfig(
+      absl::string_view tokenizer_config_json);
   virtual ~ChatTemplate() = default;
 
-  // The prompt text. A template's raise_exception gives INVALID_ARGUMENT with its message; passing a limit,
-  // RESOURCE_EXHAUSTED.
-  absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages, bool add_generation_prompt) const {
+  // The prompt text. A template's raise_exception gives INVALID_ARGUMENT with its message; passing
+  // a limit, RESOURCE_EXHAUSTED.
+  absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages,
+                                     bool add_generation_prompt) const {
     return Render(messages, add_generation_prompt, Limits());
   }
-  virtual absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
+  virtual absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages,
+                                             bool add_generation_prompt,
                                              const Limits& limits) const = 0;
 };
 

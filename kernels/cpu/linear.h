@@ -1,12 +1,16 @@
-// Products with stored matrices on the CPU: y = W x for one or many activation rows, weights decoded in registers.
+// Products with stored matrices on the CPU: y = W x for one or many activation rows, weights
+// decoded in registers.
 //
-// One numeric path: an output element y[t, r] depends on W's row r and x's row t alone. It is the same sum in the same
-// order for one activation row or many, for any split of rows among threads, and for every SIMD target:
-//  - integer form (matrices whose values are scale * int8 + offset): activations are quantized per block of 32 columns
-//    to int8 with one fp32 scale; products accumulate exactly in int32 over 4 neighbouring columns of a 64-column step;
-//    16 fp32 partial sums (lane l holds columns 4l..4l+3 of each step) accumulate over the steps in ascending order by
-//    FMA, and are added by a fixed tree at the end.
-//  - float form (source weights F32/F16/BF16, fp16 codebooks): 16 fp32 partial sums by FMA (lane l holds columns
+// One numeric path: an output element y[t, r] depends on W's row r and x's row t alone. It is the
+// same sum in the same order for one activation row or many, for any split of rows among threads,
+// and for every SIMD target:
+//  - integer form (matrices whose values are scale * int8 + offset): activations are quantized per
+//  block of 32 columns
+//    to int8 with one fp32 scale; products accumulate exactly in int32 over 4 neighbouring columns
+//    of a 64-column step; 16 fp32 partial sums (lane l holds columns 4l..4l+3 of each step)
+//    accumulate over the steps in ascending order by FMA, and are added by a fixed tree at the end.
+//  - float form (source weights F32/F16/BF16, fp16 codebooks): 16 fp32 partial sums by FMA (lane l
+//  holds columns
 //    c = l mod 16, ascending), added by the same tree.
 #pragma once
 
@@ -22,11 +26,12 @@
 
 namespace quantloom::cpu {
 
-// A batch of activation rows prepared once for all products that read it (q/k/v share one; gate/up share one).
-// Not thread-safe while being assigned; read-only use from several threads is fine.
+// A batch of activation rows prepared once for all products that read it (q/k/v share one; gate/up
+// share one). Not thread-safe while being assigned; read-only use from several threads is fine.
 class Activations {
  public:
-  // Takes a copy of x [tokens, cols] (row stride `stride` floats) and, when `quantize`, its int8 form.
+  // Takes a copy of x [tokens, cols] (row stride `stride` floats) and, when `quantize`, its int8
+  // form.
   void Assign(const float* x, size_t tokens, size_t cols, size_t stride, bool quantize);
 
   size_t tokens() const { return tokens_; }
@@ -52,14 +57,17 @@ class Activations {
   std::vector<float> totals_;
 };
 
-// A matrix ready for products. Immutable; Multiply may run on disjoint row ranges from several threads.
+// A matrix ready for products. Immutable; Multiply may run on disjoint row ranges from several
+// threads.
 class LinearOperator {
  public:
-  // From a codec's matrix, which must outlive the operator. Parts may be repacked without loss (the outlier index is
-  // expanded to a bitmap). UNIMPLEMENTED when no kernel knows the codec.
-  static absl::StatusOr<std::unique_ptr<LinearOperator>> FromPacked(std::unique_ptr<PackedMatrix> matrix);
+  // From a codec's matrix, which must outlive the operator. Parts may be repacked without loss (the
+  // outlier index is expanded to a bitmap). UNIMPLEMENTED when no kernel knows the codec.
+  static absl::StatusOr<std::unique_ptr<LinearOperator>> FromPacked(
+      std::unique_ptr<PackedMatrix> matrix);
   // From dense values in the float form, stored as `dtype` (F32, F16, BF16); `bytes` are copied.
-  static absl::StatusOr<std::unique_ptr<LinearOperator>> FromDense(uint64_t rows, uint64_t cols, DType dtype,
+  static absl::StatusOr<std::unique_ptr<LinearOperator>> FromDense(uint64_t rows, uint64_t cols,
+                                                                   DType dtype,
                                                                    absl::Span<const uint8_t> bytes);
   virtual ~LinearOperator() = default;
 
@@ -68,7 +76,8 @@ class LinearOperator {
   // Whether Multiply reads the int8 form of its activations.
   virtual bool needs_quantized_activations() const = 0;
   // y[t * stride + r] = sum_c W[r, c] x[t, c] for r in [row_begin, row_end), every t.
-  virtual void Multiply(const Activations& x, size_t row_begin, size_t row_end, float* y, size_t stride) const = 0;
+  virtual void Multiply(const Activations& x, size_t row_begin, size_t row_end, float* y,
+                        size_t stride) const = 0;
   // Row `row`'s values as floats (embedding look-up), the codec's exact values.
   virtual void DecodeRow(uint64_t row, float* out) const = 0;
   // Bytes a product with one activation row reads from memory.
@@ -82,12 +91,13 @@ class LinearOperator {
   uint64_t cols_;
 };
 
-// The SIMD target in use ("AVX3_DL", "AVX2", ...), and those this binary could use on this machine, best first.
+// The SIMD target in use ("AVX3_DL", "AVX2", ...), and those this binary could use on this machine,
+// best first.
 const char* ActiveTarget();
 std::vector<const char*> AvailableTargets();
-// Limits the process to one target by name, for tests and comparisons; also set by the environment variable
-// QUANTLOOM_SIMD. INVALID_ARGUMENT naming the choices. FAILED_PRECONDITION (from RequireSupportedCpu) when the machine
-// has none: the oldest supported x86 is AVX2 with FMA.
+// Limits the process to one target by name, for tests and comparisons; also set by the environment
+// variable QUANTLOOM_SIMD. INVALID_ARGUMENT naming the choices. FAILED_PRECONDITION (from
+// RequireSupportedCpu) when the machine has none: the oldest supported x86 is AVX2 with FMA.
 absl::Status ForceTarget(absl::string_view name);
 absl::Status RequireSupportedCpu();
 

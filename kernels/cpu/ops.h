@@ -1,6 +1,6 @@
-// The transformer's other operators on the CPU. Every one works row by row (token by token, head by head) with a fixed
-// reduction order: 16 partial sums, FMA, one tree; the same bits for every SIMD target and batch. exp and friends are
-// our own polynomials for the same reason.
+// The transformer's other operators on the CPU. Every one works row by row (token by token, head by
+// head) with a fixed reduction order: 16 partial sums, FMA, one tree; the same bits for every SIMD
+// target and batch. exp and friends are our own polynomials for the same reason.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,8 @@ namespace quantloom::cpu {
 // out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i], i < n.
 void RmsNorm(const float* x, const float* weight, size_t n, float eps, float* out);
 
-// Rotates pairs (i, i + head_dim/2) of one head by the angles whose cosines and sines are given (head_dim/2 each).
+// Rotates pairs (i, i + head_dim/2) of one head by the angles whose cosines and sines are given
+// (head_dim/2 each).
 void Rope(float* head, const float* cos, const float* sin, size_t head_dim);
 
 // out[i] = silu(gate[i]) * up[i].
@@ -27,13 +28,14 @@ enum class KvType : uint8_t { kF16, kF32 };
 // Converts n floats to the cache's element type at `out`.
 void StoreKv(const float* values, size_t n, KvType type, void* out);
 
-// One query head against `length` cached positions. Position p's key and value for this head start at
-// keys[p / block_tokens] + (p % block_tokens) * token_stride bytes, likewise values. Softmax of q k^T * scale in one
-// pass over positions in ascending order (online softmax in chunks of fixed size), so the result depends only on the
-// query and the first `length` positions. out: head_dim floats.
-void AttendHead(const float* query, absl::Span<const std::byte* const> keys, absl::Span<const std::byte* const> values,
-                size_t block_tokens, size_t token_stride, KvType type, size_t length, size_t head_dim, float scale,
-                float* out);
+// One query head against `length` cached positions. Position p's key and value for this head start
+// at keys[p / block_tokens] + (p % block_tokens) * token_stride bytes, likewise values. Softmax of
+// q k^T * scale in one pass over positions in ascending order (online softmax in chunks of fixed
+// size), so the result depends only on the query and the first `length` positions. out: head_dim
+// floats.
+void AttendHead(const float* query, absl::Span<const std::byte* const> keys,
+                absl::Span<const std::byte* const> values, size_t block_tokens, size_t token_stride,
+                KvType type, size_t length, size_t head_dim, float scale, float* out);
 
 // log(sum(exp(x))) of n values, fixed order.
 float LogSumExp(const float* x, size_t n);

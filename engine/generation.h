@@ -1,0 +1,130 @@
+// Generation for several requests at once over one loaded model: the interface the serving service
+// uses.
+//
+//   QL_ASSIGN_OR_RETURN(auto model, LoadedModel::Load(directory, options));
+//   GenerationEngine engine(model, limits);
+//   QL_ASSIGN_OR_RETURN(auto stream, engine.Submit(request, [&](const GenerationEvent& event) { ...
+//   })); stream->Cancel();
+//
+// Continuous batching: each step runs one ragged batch of decode tokens and prefill chunks. A
+// request's tokens do not depend on what else is in the batch, on chunking, or on the number of
+// threads.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "engine/loaded_model.h"
+#include "engine/sampler.h"
+
+namespace quantloom {
+
+struct GenerationRequest {
+  std::vector<int32_t> prompt;  // 1 .. context length - 1 tokens
+  SamplingParams sampling;
+  uint32_t max_tokens = 0;           // 0: as many as the context holds
+  std::vector<std::string> stop;     // text that ends generation; it is not part of the output
+  std::vector<int32_t> stop_tokens;  // beside the model's own end-of-sequence tokens
+  bool ignore_eos = false;
+  uint32_t logprobs = 0;  // alternatives per token, 0 none, at most kMaxLogprobs
+  absl::Time deadline = absl::InfiniteFuture();
+};
+inline constexpr uint32_t kMaxLogprobs = 20;
+
+enum class FinishReason { kNone, kStop, kStopSequence, kLength };
+
+// One generated token, or the end (finish != kNone or a non-OK status). Text may lag behind tokens:
+// bytes of an unfinished character or of a possible stop string are held back until they are
+// decided.
+struct GenerationEvent {
+  std::optional<int32_t> token;
+  std::string text;               // complete UTF-8
+  float logprob = 0;              // of `token`, when logprobs > 0
+  std::vector<TokenLogprob> top;  // `logprobs` alternatives
+  FinishReason finish = FinishReason::kNone;
+  std::string stop_sequence;  // which, for kStopSequence
+  absl::Status status;        // CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE (shutting down), INTERNAL
+  // On the last event:
+  uint32_t prompt_tokens = 0;
+  uint32_t generated_tokens = 0;
+  absl::Duration queue_time;    // Submit to first scheduling
+  absl::Duration prefill_time;  // first scheduling to first token
+  bool last() const { return finish != FinishReason::kNone || !status.ok(); }
+};
+
+class GenerationStream {
+ public:
+  virtual ~GenerationStream() = default;
+  // Ends the request within one step; its last event has status CANCELLED. Idempotent; any thread.
+  virtual void Cancel() = 0;
+  // Lets the consumer bound what is buffered: while paused the request is not scheduled.
+  virtual void SetPaused(bool paused) = 0;
+};
+
+// What the engine observed since it started; counters only grow.
+struct EngineStats {
+  uint64_t prompt_tokens = 0;
+  uint64_t generated_tokens = 0;
+  uint64_t steps = 0;
+  uint64_t preemptions = 0;
+  uint32_t requests_running = 0;
+  uint32_t requests_waiting = 0;
+  uint32_t last_batch_tokens = 0;
+  uint64_t weight_bytes_read = 0;
+  uint32_t kv_blocks_total = 0;
+  uint32_t kv_blocks_used = 0;
+};
+
+class GenerationEngine {
+ public:
+  struct Limits {
+    uint32_t max_running = 16;     // sequences in one batch
+    uint32_t max_waiting = 64;     // queued beyond them
+    uint32_t step_tokens = 512;    // token budget of one step
+    uint32_t prefill_chunk = 128;  // prompt tokens of one sequence per step
+    uint32_t kv_tokens = 0;        // KV cache capacity; 0: max_running * min(context, 2048)
+    uint32_t kv_block_tokens = 16;
+  };
+  // Called on the engine's thread, events of one request in order; must not block.
+  using EventCallback = std::function<void(const GenerationEvent&)>;
+
+  static absl::StatusOr<std::unique_ptr<GenerationEngine>> Create(
+      std::shared_ptr<const LoadedModel> model, const Limits& limits);
+  // Ends every request with UNAVAILABLE, then joins the engine's thread.
+  virtual ~GenerationEngine() = default;
+
+  // INVALID_ARGUMENT naming the field (prompt empty, longer than the context, more than the KV
+  // cache can ever hold, token ids out of range, sampling); RESOURCE_EXHAUSTED when the queue is
+  // full; UNAVAILABLE when draining. The callback gets every event exactly once up to the last one,
+  // also after the stream object is gone.
+  virtual absl::StatusOr<std::shared_ptr<GenerationStream>> Submit(GenerationRequest request,
+                                                                   EventCallback callback) = 0;
+  // log p(token[i] | token[0..i-1]) for i = 1 .. n-1, nats; with `top` > 0 also the most likely
+  // alternatives. Runs between the steps of the streams, in chunks; ends early with CANCELLED when
+  // `cancelled` says so.
+  struct ScoredToken {
+    int32_t token;
+    float logprob;
+    std::vector<TokenLogprob> top;
+  };
+  virtual absl::StatusOr<std::vector<ScoredToken>> Score(
+      const std::vector<int32_t>& tokens, uint32_t top, absl::Time deadline,
+      const std::function<bool()>& cancelled) = 0;
+
+  // Stops admitting; returns when all requests have ended or `deadline` has passed (the rest then
+  // ends UNAVAILABLE).
+  virtual void Drain(absl::Time deadline) = 0;
+  virtual EngineStats stats() const = 0;
+  virtual const LoadedModel& model() const = 0;
+};
+
+}  // namespace quantloom

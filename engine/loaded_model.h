@@ -1,0 +1,44 @@
+// A model in memory, ready to run: weights as operators of a backend, tokenizer, chat template.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "core/base/parallel.h"
+#include "core/format/packed_model.h"
+#include "core/format/source_model.h"
+#include "core/text/chat_template.h"
+#include "core/text/tokenizer.h"
+
+namespace quantloom {
+
+class Model;  // engine/model.h: the transformer graph over a backend
+
+// Immutable and shared by every engine that runs it.
+class LoadedModel {
+ public:
+  // Opens a packed directory, builds its operators. Errors are PackedModel::Open's, with
+  // FAILED_PRECONDITION for a CPU without the needed instructions. `team` runs the forward passes
+  // and must outlive the model.
+  static absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadPacked(
+      const std::filesystem::path& directory, Verify verify, ThreadTeam& team);
+  // A source model in fp32 arithmetic (calibration, reference).
+  static absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadSource(
+      const std::filesystem::path& path, ThreadTeam& team);
+  virtual ~LoadedModel() = default;
+
+  virtual const ModelConfig& config() const = 0;
+  virtual const Tokenizer& tokenizer() const = 0;
+  virtual const ChatTemplate* chat_template() const = 0;  // null when the model has none
+  virtual const Model& model() const = 0;
+  virtual const PackedManifest* manifest() const = 0;  // null for a source model
+  virtual uint64_t weight_bytes() const = 0;           // bytes of weights one decode step reads
+  // Text -> prompt ids as the model expects: BOS where its tokenizer adds one, special tokens
+  // parsed when asked.
+  virtual std::vector<int32_t> EncodePrompt(absl::string_view text, bool parse_special) const = 0;
+};
+
+}  // namespace quantloom

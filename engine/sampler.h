@@ -1,0 +1,59 @@
+// Choosing the next token from logits.
+//
+// Order of operations: logit bias, repetition / presence / frequency penalties over the sequence's
+// prompt and generated tokens (repetition) or generated tokens (presence, frequency), temperature,
+// top-k, top-p, min-p, draw. temperature 0 is greedy: argmax of the penalized logits, the lowest id
+// among equals.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+
+namespace quantloom {
+
+struct SamplingParams {
+  float temperature = 0.0f;         // >= 0, finite; 0 is greedy
+  int32_t top_k = 0;                // >= 0; 0 keeps all
+  float top_p = 1.0f;               // (0, 1]
+  float min_p = 0.0f;               // [0, 1]; relative to the most likely token
+  float repetition_penalty = 1.0f;  // > 0; 1 is none
+  float presence_penalty = 0.0f;    // [-2, 2]
+  float frequency_penalty = 0.0f;   // [-2, 2]
+  uint64_t seed = 0;  // the same seed gives the same draws, whatever else is in the batch
+  std::map<int32_t, float> logit_bias;  // token id -> addend, [-100, 100]
+
+  // INVALID_ARGUMENT naming the field (as the proto spells it), NaN included.
+  absl::Status Validate(int32_t vocab_size) const;
+};
+
+struct TokenLogprob {
+  int32_t token = 0;
+  float logprob =
+      0;  // nats, of the model's distribution before penalties, temperature and truncation
+};
+
+// One sequence's sampler: owns its random state and token counts. Not thread-safe.
+class Sampler {
+ public:
+  Sampler(SamplingParams params, absl::Span<const int32_t> prompt);
+
+  // Picks from `logits` (one per vocabulary entry) and remembers the pick. Deterministic in
+  // (params, prompt, the logits of all steps so far).
+  int32_t Sample(absl::Span<const float> logits);
+
+ private:
+  SamplingParams params_;
+  uint64_t draws_ = 0;  // counter-based random numbers: draw k of seed s
+  std::map<int32_t, uint32_t> prompt_counts_;
+  std::map<int32_t, uint32_t> generated_counts_;
+  std::vector<TokenLogprob> candidates_;
+};
+
+// The `count` most likely tokens with their log-probabilities, most likely first, ties by id.
+std::vector<TokenLogprob> TopLogprobs(absl::Span<const float> logits, size_t count);
+
+}  // namespace quantloom
