@@ -31,8 +31,14 @@ namespace quantloom::cpu {
 class Activations {
  public:
   // Takes a copy of x [tokens, cols] (row stride `stride` floats) and, when `quantize`, its int8
-  // form.
+  // form. The same as Resize followed by SetRow of every row.
   void Assign(const float* x, size_t tokens, size_t cols, size_t stride, bool quantize);
+
+  // In two steps, for preparing many rows from several threads: Resize makes room (contents are
+  // then unspecified); SetRow, on distinct rows from any threads, takes a copy of one row's
+  // `cols` values and quantizes it when Resize was told to.
+  void Resize(size_t tokens, size_t cols, bool quantize);
+  void SetRow(size_t token, const float* x);
 
   size_t tokens() const { return tokens_; }
   size_t cols() const { return cols_; }
