@@ -30,6 +30,7 @@ endif()
 
 find_package(Threads REQUIRED)
 find_package(absl REQUIRED)
+find_package(nlohmann_json REQUIRED)
 find_package(GTest REQUIRED)
 find_package(benchmark REQUIRED)
 include(GoogleTest)
