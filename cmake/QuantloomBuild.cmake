@@ -35,12 +35,23 @@ find_package(GTest REQUIRED)
 find_package(benchmark REQUIRED)
 include(GoogleTest)
 
-# quantloom_test(NAME name SOURCES a.cc [LIBS target...]): a GoogleTest program, its cases known to ctest.
+set(QUANTLOOM_PYTHON "" CACHE FILEPATH "Python with tests/requirements.txt installed; without it the oracle tests are left out")
+
+# What scripts/test.sh builds and runs in the sanitizer presets: with ThreadSanitizer the tests marked THREADS, with the
+# others all.
+add_custom_target(sanitizer_tests)
+
+# quantloom_test(NAME name SOURCES a.cc [LIBS target...] [THREADS]): a GoogleTest program, its cases known to ctest.
 function(quantloom_test)
-  cmake_parse_arguments(ARG "" "NAME" "SOURCES;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "THREADS" "NAME" "SOURCES;LIBS" ${ARGN})
   add_executable(${ARG_NAME} ${ARG_SOURCES})
   target_link_libraries(${ARG_NAME} PRIVATE ${ARG_LIBS} GTest::gmock_main)
-  gtest_discover_tests(${ARG_NAME} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
+  set(labels "")
+  if(ARG_THREADS OR NOT QUANTLOOM_SANITIZE STREQUAL "thread")
+    set(labels LABELS sanitize)
+    add_dependencies(sanitizer_tests ${ARG_NAME})
+  endif()
+  gtest_discover_tests(${ARG_NAME} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600 ${labels})
 endfunction()
 
 # quantloom_benchmark(NAME name SOURCES a.cc [LIBS target...]): a Google Benchmark program.
