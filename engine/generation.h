@@ -61,10 +61,11 @@ struct GenerationEvent {
   bool last() const { return finish != FinishReason::kNone || !status.ok(); }
 };
 
+// Any thread may call these, the event callback included: they only leave a note for the engine.
 class GenerationStream {
  public:
   virtual ~GenerationStream() = default;
-  // Ends the request within one step; its last event has status CANCELLED. Idempotent; any thread.
+  // Ends the request within one step; its last event has status CANCELLED. Idempotent.
   virtual void Cancel() = 0;
   // Lets the consumer bound what is buffered: while paused the request is not scheduled.
   virtual void SetPaused(bool paused) = 0;
@@ -102,10 +103,11 @@ class GenerationEngine {
   // Ends every request with UNAVAILABLE, then joins the engine's thread.
   virtual ~GenerationEngine() = default;
 
-  // INVALID_ARGUMENT naming the field (prompt empty, longer than the context, more than the KV
-  // cache can ever hold, token ids out of range, sampling); RESOURCE_EXHAUSTED when the queue is
-  // full; UNAVAILABLE when draining. The callback gets every event exactly once up to the last one,
-  // also after the stream object is gone.
+  // INVALID_ARGUMENT whose message begins with the field and ": ", e.g. "prompt: 9000 tokens, ..."
+  // (prompt empty, longer than the context, more than the KV cache can ever hold, token ids out of
+  // range, sampling); RESOURCE_EXHAUSTED when the queue is full; UNAVAILABLE when draining. When it
+  // succeeds the callback gets every event exactly once up to the last one (perhaps before Submit
+  // has returned), also after the stream object is gone; when it fails, none.
   virtual absl::StatusOr<std::shared_ptr<GenerationStream>> Submit(GenerationRequest request,
                                                                    EventCallback callback) = 0;
   // log p(token[i] | token[0..i-1]) for i = 1 .. n-1, nats; with `top` > 0 also the most likely

@@ -26,7 +26,8 @@ struct SamplingParams {
   uint64_t seed = 0;  // the same seed gives the same draws, whatever else is in the batch
   std::map<int32_t, float> logit_bias;  // token id -> addend, [-100, 100]
 
-  // INVALID_ARGUMENT naming the field (as the proto spells it), NaN included.
+  // INVALID_ARGUMENT for what is out of range or NaN; the message begins with the field as spelled
+  // here and ": ", e.g. "top_p: must be in (0, 1]".
   absl::Status Validate(int32_t vocab_size) const;
 };
 
