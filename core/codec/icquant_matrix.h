@@ -16,11 +16,12 @@
 //   fp16          codebook F16 [rows, parts, 2^n]
 //   int8          codebook I8  [rows, parts, 2^n] (n = 8: absent, the code is the centroid),
 //                 scale BF16 [rows], offset BF16 [rows] (optional)
-//   tensor        codebook I8  [parts, 2^n], scale BF16 [rows], offset BF16 [rows] (optional)
+//   tensor        codebook I8  [parts, 2^n], scale BF16 [rows]
 //   range         range F16 [rows, parts == 2 ? 3 : 1, 2]: (lowest level, step) of the inliers, of
 //                 the outliers' negative tail (codes below 2^(n-1)) and of their positive tail
 //
-// In the integer forms (int8, tensor) a value is scale[row] * q + offset[row] with q in -127..127.
+// In the integer forms (int8, tensor) a value is scale[row] * q + offset[row] with q in -127..127
+// and scale[row] >= 0.
 // Scales and offsets are BF16, not F16: a scale needs range (rows of 1e-7 or 1e5 occur), and
 // centroids are fitted after it is rounded, so its 8-bit mantissa costs nothing. Products
 // scale * q and step * code are exact in float, so a value has one rounding at most and is the same
@@ -49,7 +50,7 @@ struct IcquantOptions {
   double outliers = 0.05;  // gamma, 0..0.25
   IcquantInner inner = IcquantInner::kKmeans;
   IcquantCodebook codebook = IcquantCodebook::kAuto;
-  IcquantOffset offset = IcquantOffset::kAuto;  // integer forms only
+  IcquantOffset offset = IcquantOffset::kAuto;  // form int8 only
   int index_bits = 0;                           // B, 2..8; 0: auto, or no outliers
 
   // INVALID_ARGUMENT naming the key and its allowed values.
@@ -117,7 +118,7 @@ class IcquantMatrix final : public PackedMatrix {
  private:
   IcquantMatrix(const IcquantOptions& options, uint64_t rows, uint64_t cols);
   absl::Status SetPlanes(absl::Span<const PlaneView> planes);
-  absl::Status CheckIndex(uint64_t index_bits_available);
+  absl::Status CheckIndex() const;
   absl::Status CheckLevels() const;
   uint64_t RowSymbol(uint64_t row) const;  // index of the row's first symbol
 
@@ -125,6 +126,7 @@ class IcquantMatrix final : public PackedMatrix {
   uint64_t code_row_bytes_;
   uint64_t segments_ = 0;
   uint64_t centroid_stride_ = 0;  // 0: one codebook for all rows
+  uint64_t symbols_ = 0;          // of plane index
   uint64_t stored_bytes_ = 0;
   BitBreakdown bits_;
   const uint8_t* codes_ = nullptr;

@@ -1,0 +1,359 @@
+#include "core/codec/icquant_matrix.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/float16.h"
+#include "core/base/status.h"
+
+namespace quantloom {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "planes are read in place");
+
+// Shapes beyond this are refused, so that no size below overflows.
+constexpr uint64_t kMaxDimension = (uint64_t{1} << 31) - 1;
+
+uint16_t LoadU16(const uint8_t* plane, uint64_t i) {
+  uint16_t value;
+  std::memcpy(&value, plane + 2 * i, sizeof(value));
+  return value;
+}
+
+uint32_t LoadU32(const uint8_t* plane, uint64_t i) {
+  uint32_t value;
+  std::memcpy(&value, plane + 4 * i, sizeof(value));
+  return value;
+}
+
+uint64_t Padded(uint64_t bytes) {
+  const uint64_t mask = IcquantMatrix::kPlaneAlignment - 1;
+  return (bytes + mask) & ~mask;
+}
+
+bool AllZero(absl::Span<const uint8_t> bytes) {
+  return std::all_of(bytes.begin(), bytes.end(), [](uint8_t byte) { return byte == 0; });
+}
+
+// The planes given, each of which must be taken exactly once.
+class PlaneSet {
+ public:
+  explicit PlaneSet(absl::Span<const PlaneView> planes) : planes_(planes) {}
+
+  // The bytes of a plane that holds `bytes` bytes of content, padded.
+  absl::StatusOr<const uint8_t*> Take(absl::string_view name, DType dtype, uint64_t bytes) {
+    const PlaneView* plane = nullptr;
+    for (const PlaneView& candidate : planes_) {
+      if (candidate.name != name) continue;
+      if (plane != nullptr) return Corrupt(name, "is there twice");
+      plane = &candidate;
+    }
+    if (plane == nullptr) return Corrupt(name, "is missing");
+    if (plane->dtype != dtype) {
+      return Corrupt(
+          name, absl::StrCat("has type ", DTypeName(plane->dtype), ", not ", DTypeName(dtype)));
+    }
+    const uint64_t padded = Padded(bytes);
+    if (plane->bytes.size() != padded || plane->shape.size() != 1 ||
+        plane->shape[0] != padded / DTypeSize(dtype)) {
+      return Corrupt(name,
+                     absl::StrCat("has ", plane->bytes.size(), " bytes or another shape, not [",
+                                  padded / DTypeSize(dtype), "] with ", padded, " bytes"));
+    }
+    if (!AllZero(plane->bytes.subspan(bytes))) return Corrupt(name, "has padding that is not zero");
+    ++taken_;
+    content_bytes_ += bytes;
+    stored_bytes_ += padded;
+    return plane->bytes.data();
+  }
+
+  absl::Status CheckAllTaken(absl::Span<const absl::string_view> known) const {
+    if (taken_ == planes_.size()) return absl::OkStatus();
+    for (const PlaneView& plane : planes_) {
+      if (std::find(known.begin(), known.end(), plane.name) == known.end()) {
+        return Corrupt(absl::Utf8SafeCEscape(plane.name), "is not one of an icquant matrix");
+      }
+    }
+    return absl::DataLossError("there are more planes than the recipe calls for");
+  }
+
+  static absl::Status Corrupt(absl::string_view plane, absl::string_view reason) {
+    return absl::DataLossError(absl::StrCat("plane '", plane, "' ", reason));
+  }
+
+  uint64_t content_bytes() const { return content_bytes_; }
+  uint64_t stored_bytes() const { return stored_bytes_; }
+
+ private:
+  absl::Span<const PlaneView> planes_;
+  size_t taken_ = 0;
+  uint64_t content_bytes_ = 0;
+  uint64_t stored_bytes_ = 0;
+};
+
+}  // namespace
+
+IcquantMatrix::IcquantMatrix(const IcquantOptions& options, uint64_t rows, uint64_t cols)
+    : PackedMatrix(options.ToRecipe(), rows, cols),
+      options_(options),
+      code_row_bytes_(CodeRowBytes(options.bits, cols)) {
+  if (options.outliers > 0) segments_ = (cols + kGapSegmentColumns - 1) / kGapSegmentColumns;
+}
+
+absl::StatusOr<std::unique_ptr<IcquantMatrix>> IcquantMatrix::Open(
+    const IcquantOptions& options, uint64_t rows, uint64_t cols,
+    absl::Span<const PlaneView> planes) {
+  if (!options.resolved()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("icquant: '", options.ToRecipe(), "' leaves choices to the encoder"));
+  }
+  if (rows == 0 || cols == 0 || rows > kMaxDimension || cols > kMaxDimension) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("icquant: shape [", rows, ", ", cols, "]: each must be 1 to ", kMaxDimension));
+  }
+  if (options.outliers > 0 && IcquantRowOutliers(options.outliers, cols) == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("icquant: outliers=", options.outliers, " is none of ", cols, " columns"));
+  }
+  std::unique_ptr<IcquantMatrix> matrix(new IcquantMatrix(options, rows, cols));
+  QL_RETURN_IF_ERROR(matrix->SetPlanes(planes));
+  QL_RETURN_IF_ERROR(matrix->CheckLevels());
+  return matrix;
+}
+
+absl::Status IcquantMatrix::SetPlanes(absl::Span<const PlaneView> planes) {
+  PlaneSet set(planes);
+  const uint64_t code_bytes = rows() * code_row_bytes_;
+  QL_ASSIGN_OR_RETURN(codes_, set.Take("codes", DType::kU8, code_bytes));
+
+  uint64_t checkpoint_bytes = 0;
+  if (options_.outliers > 0) {
+    const uint64_t count_bytes = rows() * segments_;
+    const uint64_t base_bytes = (rows() + kBaseRows - 1) / kBaseRows * sizeof(uint32_t);
+    checkpoint_bytes = count_bytes + base_bytes;
+    QL_ASSIGN_OR_RETURN(index_counts_, set.Take("index_counts", DType::kU8, count_bytes));
+    QL_ASSIGN_OR_RETURN(index_base_, set.Take("index_base", DType::kU32, base_bytes));
+    for (uint64_t i = 0; i < count_bytes; ++i) symbols_ += index_counts_[i];
+    const uint64_t index_bytes = (symbols_ * static_cast<uint64_t>(options_.index_bits) + 7) / 8;
+    QL_ASSIGN_OR_RETURN(index_, set.Take("index", DType::kU8, index_bytes));
+    QL_RETURN_IF_ERROR(CheckIndex());
+  }
+
+  const uint64_t level_count = levels();
+  switch (options_.codebook) {
+    case IcquantCodebook::kFp16: {
+      QL_ASSIGN_OR_RETURN(half_levels_,
+                          set.Take("codebook", DType::kF16, rows() * level_count * 2));
+      break;
+    }
+    case IcquantCodebook::kInt8:
+    case IcquantCodebook::kTensor: {
+      const bool shared = options_.codebook == IcquantCodebook::kTensor;
+      if (options_.bits != 8) {
+        centroid_stride_ = shared ? 0 : level_count;
+        QL_ASSIGN_OR_RETURN(
+            const uint8_t* bytes,
+            set.Take("codebook", DType::kI8, shared ? level_count : rows() * level_count));
+        centroids_ = reinterpret_cast<const int8_t*>(bytes);
+      }
+      QL_ASSIGN_OR_RETURN(scale_, set.Take("scale", DType::kBF16, rows() * 2));
+      if (!shared && options_.offset == IcquantOffset::kRow) {
+        QL_ASSIGN_OR_RETURN(offset_, set.Take("offset", DType::kBF16, rows() * 2));
+      }
+      break;
+    }
+    case IcquantCodebook::kRange: {
+      const uint64_t ranges = has_outliers() ? 3 : 1;
+      QL_ASSIGN_OR_RETURN(ranges_, set.Take("range", DType::kF16, rows() * ranges * 4));
+      break;
+    }
+    case IcquantCodebook::kAuto:
+      return absl::InternalError("icquant: unresolved codebook");
+  }
+  static constexpr absl::string_view kKnown[] = {"codes",    "index", "index_counts", "index_base",
+                                                 "codebook", "scale", "offset",       "range"};
+  QL_RETURN_IF_ERROR(set.CheckAllTaken(kKnown));
+
+  stored_bytes_ = set.stored_bytes();
+  const double weights = static_cast<double>(rows()) * static_cast<double>(cols());
+  const uint64_t index_bits = symbols_ * static_cast<uint64_t>(options_.index_bits);
+  const uint64_t codebook_bytes =
+      set.content_bytes() - code_bytes - checkpoint_bytes - (index_bits + 7) / 8;
+  bits_.codes = static_cast<double>(code_bytes * 8) / weights;
+  bits_.index = static_cast<double>(index_bits) / weights;
+  bits_.checkpoints = static_cast<double>(checkpoint_bytes * 8) / weights;
+  bits_.codebooks = static_cast<double>(codebook_bytes * 8) / weights;
+  bits_.padding =
+      static_cast<double>((stored_bytes_ - code_bytes - checkpoint_bytes - codebook_bytes) * 8 -
+                          index_bits) /
+      weights;
+  return absl::OkStatus();
+}
+
+absl::Status IcquantMatrix::CheckIndex() const {
+  const uint64_t limit = IcquantRowOutliers(options_.outliers, cols());
+  uint64_t symbol = 0;
+  for (uint64_t row = 0; row < rows(); ++row) {
+    if (row % kBaseRows == 0 && LoadU32(index_base_, row / kBaseRows) != symbol) {
+      return PlaneSet::Corrupt("index_base",
+                               absl::StrCat("does not agree with index_counts at row ", row));
+    }
+    uint64_t row_outliers = 0;
+    for (uint64_t segment = 0; segment < segments_; ++segment) {
+      const uint64_t begin = segment * kGapSegmentColumns;
+      const uint32_t width =
+          static_cast<uint32_t>(std::min<uint64_t>(cols() - begin, kGapSegmentColumns));
+      const uint32_t count = index_counts_[row * segments_ + segment];
+      uint32_t outliers = 0;
+      if (!CheckSegment(index_, options_.index_bits, symbol, count, width, &outliers)) {
+        return PlaneSet::Corrupt(
+            "index", absl::StrCat("has an outlier past the last column or a stray escape in row ",
+                                  row, ", columns ", begin, " to ", begin + width - 1));
+      }
+      row_outliers += outliers;
+      symbol += count;
+    }
+    if (row_outliers > limit) {
+      return PlaneSet::Corrupt("index", absl::StrCat("has ", row_outliers, " outliers in row ", row,
+                                                     ", more than the recipe's ", limit));
+    }
+  }
+  const uint64_t used_bits = symbols_ * static_cast<uint64_t>(options_.index_bits) % 8;
+  if (used_bits != 0) {
+    const uint64_t last = symbols_ * static_cast<uint64_t>(options_.index_bits) / 8;
+    if (index_[last] >> used_bits != 0) {
+      return PlaneSet::Corrupt("index", "has padding that is not zero");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status IcquantMatrix::CheckLevels() const {
+  if (half_levels_ != nullptr || ranges_ != nullptr) {
+    const bool range = ranges_ != nullptr;
+    const uint8_t* plane = range ? ranges_ : half_levels_;
+    const uint64_t count = rows() * (range ? (has_outliers() ? 6 : 2) : levels());
+    for (uint64_t i = 0; i < count; ++i) {
+      if (!std::isfinite(HalfToFloat(LoadU16(plane, i)))) {
+        return PlaneSet::Corrupt(range ? "range" : "codebook",
+                                 absl::StrCat("has a value that is not finite at ", i));
+      }
+    }
+    return absl::OkStatus();
+  }
+  // -128 is not used: kernels may negate.
+  const int8_t* q = centroids_;
+  uint64_t q_count = centroid_stride_ == 0 ? levels() : rows() * centroid_stride_;
+  if (options_.bits == 8) {
+    q = reinterpret_cast<const int8_t*>(codes_);
+    q_count = rows() * cols();
+  }
+  const int8_t* lowest = std::min_element(q, q + q_count);
+  if (*lowest < -127) {
+    return PlaneSet::Corrupt(options_.bits == 8 ? "codes" : "codebook",
+                             absl::StrCat("has the value -128 at ", lowest - q));
+  }
+  for (uint64_t row = 0; row < rows(); ++row) {
+    const float s = scale(row);
+    if (!(s >= 0) || !std::isfinite(s * 127 + std::fabs(offset(row)))) {
+      return PlaneSet::Corrupt("scale",
+                               absl::StrCat("is negative, or a level is not finite, in row ", row));
+    }
+  }
+  return absl::OkStatus();
+}
+
+uint64_t IcquantMatrix::RowSymbol(uint64_t row) const {
+  const uint64_t group = row / kBaseRows;
+  uint64_t symbol = LoadU32(index_base_, group);
+  const uint8_t* end = index_counts_ + row * segments_;
+  for (const uint8_t* count = index_counts_ + group * kBaseRows * segments_; count != end;
+       ++count) {
+    symbol += *count;
+  }
+  return symbol;
+}
+
+void IcquantMatrix::OutlierBitmap(uint64_t row, uint64_t first_block, uint64_t blocks,
+                                  uint64_t* words) const {
+  std::fill(words, words + blocks, 0);
+  if (!has_outliers()) return;
+  constexpr uint64_t kSegmentBlocks = kGapSegmentColumns / kCodeBlockColumns;
+  const uint8_t* counts = index_counts_ + row * segments_;
+  uint64_t symbol = RowSymbol(row);
+  const uint64_t end_block = first_block + blocks;
+  for (uint64_t segment = 0; segment * kSegmentBlocks < end_block; ++segment) {
+    if ((segment + 1) * kSegmentBlocks > first_block) {
+      ForEachSegmentOutlier(
+          index_, options_.index_bits, symbol, counts[segment], [&](uint32_t column) {
+            const uint64_t block = segment * kSegmentBlocks + column / kCodeBlockColumns;
+            if (block >= first_block && block < end_block) {
+              words[block - first_block] |= uint64_t{1} << (column % kCodeBlockColumns);
+            }
+          });
+    }
+    symbol += counts[segment];
+  }
+}
+
+float IcquantMatrix::scale(uint64_t row) const { return BFloat16ToFloat(LoadU16(scale_, row)); }
+
+float IcquantMatrix::offset(uint64_t row) const {
+  return offset_ == nullptr ? 0.0f : BFloat16ToFloat(LoadU16(offset_, row));
+}
+
+void IcquantMatrix::RowLevels(uint64_t row, float* table) const {
+  const uint32_t count = levels();
+  if (half_levels_ != nullptr) {
+    for (uint32_t i = 0; i < count; ++i) {
+      table[i] = HalfToFloat(LoadU16(half_levels_, row * count + i));
+    }
+  } else if (ranges_ != nullptr) {
+    const uint32_t half = 1u << (options_.bits - 1);
+    const uint32_t ranges = has_outliers() ? 3 : 1;
+    const uint64_t first = row * ranges * 2;
+    uint32_t level = 0;
+    for (uint32_t range = 0; range < ranges; ++range) {
+      const float lowest = HalfToFloat(LoadU16(ranges_, first + range * 2));
+      const float step = HalfToFloat(LoadU16(ranges_, first + range * 2 + 1));
+      const uint32_t range_levels = range == 0 ? 2 * half : half;
+      for (uint32_t i = 0; i < range_levels; ++i) {
+        table[level++] = lowest + step * static_cast<float>(i);
+      }
+    }
+  } else {
+    const float s = scale(row);
+    const float o = offset(row);
+    for (uint32_t i = 0; i < count; ++i) {
+      const int8_t q = options_.bits == 8 ? static_cast<int8_t>(i) : centroids(row)[i];
+      table[i] = s * static_cast<float>(q) + o;
+    }
+  }
+}
+
+void IcquantMatrix::DecodeTile(uint64_t row, uint64_t tile_rows, uint64_t col, uint64_t tile_cols,
+                               float* out, uint64_t stride) const {
+  if (tile_cols == 0) return;
+  const uint64_t first_block = col / kCodeBlockColumns;
+  const uint64_t end_block = (col + tile_cols + kCodeBlockColumns - 1) / kCodeBlockColumns;
+  std::vector<uint64_t> outliers(end_block - first_block);
+  std::vector<float> table(levels());
+  for (uint64_t r = 0; r < tile_rows; ++r) {
+    OutlierBitmap(row + r, first_block, outliers.size(), outliers.data());
+    RowLevels(row + r, table.data());
+    const uint8_t* codes = row_codes(row + r);
+    float* out_row = out + r * stride;
+    for (uint64_t c = col; c < col + tile_cols; ++c) {
+      const uint64_t word = outliers[c / kCodeBlockColumns - first_block];
+      const uint32_t part = static_cast<uint32_t>(word >> (c % kCodeBlockColumns)) & 1u;
+      out_row[c - col] = table[part << options_.bits | RowCode(codes, options_.bits, cols(), c)];
+    }
+  }
+}
+
+}  // namespace quantloom
