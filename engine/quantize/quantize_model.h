@@ -35,9 +35,9 @@ struct QuantizeOptions {
 
   // Text to measure quality on, or empty: no perplexity in the report.
   std::string evaluation_text;
-  std::string evaluation_name;      // how the report names it
-  uint32_t evaluation_windows = 0;  // 0: all
-  uint32_t evaluation_window_tokens = 512;
+  std::string evaluation_name;            // how the report names it
+  uint32_t evaluation_windows = 0;        // 0: all
+  uint32_t evaluation_window_tokens = 0;  // 0: 512, or the context if shorter
 };
 
 struct QuantizeProgress {
@@ -77,13 +77,13 @@ struct QuantizeResult {
 // and architecture.
 absl::Status ValidateQuantizeOptions(const QuantizeOptions& options);
 
-// Runs the job in `staging` (created if missing; finished tensors found there are kept, so an
-// interrupted job resumes) and leaves there the complete directory, quality.json and report.html
-// included, ready to be renamed into place. `progress` is called from the calling thread, at least
-// once a second while it works. `cancelled` is polled several times a second; when true the job
-// ends with CANCELLED, staging left as it is. The packed model's bytes depend on the options and
-// source alone, not on threads, SIMD target or interruptions. INVALID_ARGUMENT naming the field,
-// file or tensor; RESOURCE_EXHAUSTED for a full disk.
+// Runs the job in `staging` (created if missing; what an interrupted run finished there is kept)
+// and leaves there the complete directory, quality.json and report.html included, ready to be
+// renamed into place. `progress` is called from the calling thread and `cancelled` polled there,
+// between tensors and between windows of text: every second or so. When cancelled the job ends with
+// CANCELLED, staging left as it is. The directory's bytes depend on the options and source alone,
+// not on threads, SIMD target or interruptions. INVALID_ARGUMENT naming the field, file or tensor;
+// RESOURCE_EXHAUSTED for a full disk.
 absl::StatusOr<QuantizeResult> QuantizeModel(
     const QuantizeOptions& options, const std::filesystem::path& staging, ThreadTeam& team,
     const std::function<void(const QuantizeProgress&)>& progress,

@@ -1,0 +1,255 @@
+#include "engine/quantize/quantize_model.h"
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "core/base/sha256.h"
+#include "core/base/status.h"
+#include "core/format/source_model.h"
+#include "engine/loaded_model.h"
+#include "engine/quantize/calibration.h"
+#include "engine/quantize/evaluation.h"
+#include "engine/quantize/quality_report.h"
+#include "engine/quantize/tensor_plan.h"
+
+namespace quantloom {
+namespace {
+
+constexpr size_t kCalibrationWindow = 512;
+constexpr uint32_t kMaxCalibrationTokens = 1 << 20;
+
+using Phase = QuantizeProgress::Phase;
+
+// One run of a job: what its phases share.
+class QuantizeRun {
+ public:
+  QuantizeRun(const QuantizeOptions& options, const std::filesystem::path& staging,
+              ThreadTeam& team, const std::function<void(const QuantizeProgress&)>& report,
+              const std::function<bool()>& cancelled)
+      : options_(options),
+        staging_(staging),
+        team_(team),
+        report_(report),
+        cancelled_(cancelled),
+        start_(absl::Now()) {}
+
+  absl::StatusOr<QuantizeResult> Run() {
+    QL_RETURN_IF_ERROR(Enter(Phase::kLoading));
+    QL_ASSIGN_OR_RETURN(source_, SourceModel::Open(options_.source));
+    QL_ASSIGN_OR_RETURN(plan_, PlanTensors(source_->config(), options_));
+    for (const PlannedTensor& tensor : plan_) {
+      ++progress_.tensors_total;
+      if (tensor.codec) progress_.weights_total += tensor.weights();
+    }
+
+    if (options_.calibration_tokens > 0 || !options_.evaluation_text.empty()) {
+      QL_ASSIGN_OR_RETURN(source_in_memory_, LoadedModel::LoadSource(options_.source, team_));
+    }
+
+    QuantizeResult result;
+    // A run that was interrupted while it evaluated left the model complete.
+    if (auto finished = PackedModel::Open(staging_, Verify::kFull); finished.ok()) {
+      result.manifest = (*finished)->manifest();
+    } else {
+      QL_ASSIGN_OR_RETURN(result.manifest, MakePackedModel());
+    }
+
+    if (!options_.evaluation_text.empty()) {
+      QL_RETURN_IF_ERROR(Enter(Phase::kEvaluating));
+      QL_ASSIGN_OR_RETURN(result.quality, Evaluate());
+    }
+    QL_RETURN_IF_ERROR(WriteQualityReport(staging_, options_.source.stem().string(),
+                                          result.manifest, result.quality));
+    result.elapsed = absl::Now() - start_;
+    return result;
+  }
+
+ private:
+  absl::Status Enter(Phase phase) {
+    progress_.phase = phase;
+    phase_start_ = absl::Now();
+    return Step(0);
+  }
+
+  absl::StatusOr<PackedManifest> MakePackedModel() {
+    QL_ASSIGN_OR_RETURN(writer_, PackedModelWriter::Open(staging_, {}));
+    CalibrationStatistics statistics;
+    if (options_.calibration_tokens > 0) {
+      QL_RETURN_IF_ERROR(Enter(Phase::kCalibrating));
+      QL_ASSIGN_OR_RETURN(statistics, Calibrate());
+    }
+    QL_RETURN_IF_ERROR(Enter(Phase::kEncoding));
+    QL_RETURN_IF_ERROR(Encode(statistics));
+
+    QL_RETURN_IF_ERROR(Enter(Phase::kWriting));
+    PackedManifest manifest;
+    // The linear layers' recipe in canonical spelling: what the directory as a whole is called.
+    QL_ASSIGN_OR_RETURN(const auto codec, CreateCodec(options_.recipe));
+    manifest.recipe = codec->recipe();
+    QL_ASSIGN_OR_RETURN(manifest.source_sha256, source_->Digest());
+    manifest.calibration_sha256 = statistics.tokens_sha256;
+    manifest.seed = options_.seed;
+    return writer_->Finish(source_->config(), source_->tokenizer_files(), manifest);
+  }
+
+  // Reports that `fraction` of the phase is done; CANCELLED when that was asked for.
+  absl::Status Step(double fraction) {
+    progress_.phase_fraction = fraction;
+    progress_.eta = TimeLeft(fraction);
+    report_(progress_);
+    if (cancelled_()) return absl::CancelledError("the job was cancelled");
+    return absl::OkStatus();
+  }
+
+  // From the pace of the current phase, and of calibration for the evaluation to come (each token
+  // there passes through two models). Unknown before the current phase has a pace.
+  absl::Duration TimeLeft(double fraction) const {
+    if (fraction < 0.02 || progress_.phase < Phase::kEncoding) return absl::InfiniteDuration();
+    absl::Duration left = (absl::Now() - phase_start_) * ((1 - fraction) / fraction);
+    if (progress_.phase < Phase::kEvaluating && !options_.evaluation_text.empty()) {
+      if (token_time_ == absl::ZeroDuration()) return absl::InfiniteDuration();
+      left += token_time_ * 2 * static_cast<double>(EvaluationTokens());
+    }
+    return left;
+  }
+
+  uint64_t EvaluationTokens() const {
+    // Before the text is tokenized: four bytes a token is typical.
+    const uint64_t all = options_.evaluation_text.size() / 4;
+    const uint64_t asked = uint64_t{options_.evaluation_windows} * WindowTokens();
+    return asked == 0 ? all : std::min(all, asked);
+  }
+
+  uint32_t WindowTokens() const {
+    const auto context = static_cast<uint32_t>(
+        std::min<uint64_t>(source_->config().max_position, uint64_t{1} << 30));
+    return options_.evaluation_window_tokens == 0 ? std::min(512u, context)
+                                                  : options_.evaluation_window_tokens;
+  }
+
+  absl::StatusOr<CalibrationStatistics> Calibrate() {
+    const auto step = [this](double fraction) { return Step(fraction); };
+    absl::StatusOr<CalibrationStatistics> statistics;
+    if (options_.calibration_text.empty()) {
+      statistics =
+          CalibrateOnSamples(*source_in_memory_, options_.calibration_tokens, options_.seed, step);
+    } else {
+      std::vector<int32_t> tokens =
+          source_in_memory_->EncodePrompt(options_.calibration_text, /*parse_special=*/false);
+      if (tokens.size() < 2) {
+        return absl::InvalidArgumentError("calibration: the text is too short");
+      }
+      tokens.resize(std::min<size_t>(tokens.size(), options_.calibration_tokens));
+      statistics = CalibrateOnTokens(*source_in_memory_, tokens, kCalibrationWindow, step);
+    }
+    if (statistics.ok()) {
+      token_time_ = (absl::Now() - phase_start_) / static_cast<double>(statistics->tokens);
+    }
+    return statistics;
+  }
+
+  absl::Status Encode(const CalibrationStatistics& statistics) {
+    uint64_t encoded_here = 0, linear_weights = 0;
+    double linear_bits = 0;
+    for (const PlannedTensor& tensor : plan_) {
+      const std::string& name = tensor.spec.name;
+      if (writer_->FindTensor(name) == nullptr) {
+        QL_RETURN_IF_ERROR(
+            Annotate(EncodeTensor(tensor, statistics), absl::StrCat("tensor '", name, "'")));
+        if (tensor.codec) encoded_here += tensor.weights();
+      }
+      const PackedTensorInfo& info = *writer_->FindTensor(name);
+      if (tensor.spec.role == TensorSpec::Role::kLinear) {
+        linear_weights += tensor.weights();
+        linear_bits += info.bits_per_weight * static_cast<double>(tensor.weights());
+        progress_.bits_per_weight = linear_bits / static_cast<double>(linear_weights);
+      }
+      ++progress_.tensors_done;
+      if (tensor.codec) progress_.weights_done += tensor.weights();
+      progress_.tensor = name;
+      progress_.relative_error = info.relative_error;
+      const double seconds = absl::ToDoubleSeconds(absl::Now() - phase_start_);
+      progress_.weights_per_second = static_cast<double>(encoded_here) / std::max(seconds, 1e-9);
+      QL_RETURN_IF_ERROR(Step(static_cast<double>(progress_.weights_done) /
+                              static_cast<double>(std::max<uint64_t>(progress_.weights_total, 1))));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status EncodeTensor(const PlannedTensor& tensor, const CalibrationStatistics& statistics) {
+    QL_ASSIGN_OR_RETURN(const std::vector<float> values, source_->ReadFloats(tensor.spec.name));
+    if (!tensor.codec) {
+      QL_ASSIGN_OR_RETURN(const DType dtype, source_->StoredType(tensor.spec.name));
+      return writer_->AddRaw(tensor.spec.name, tensor.spec.shape, dtype, values);
+    }
+    const auto found = statistics.importance.find(tensor.spec.name);
+    const absl::Span<const float> importance =
+        found == statistics.importance.end() ? absl::Span<const float>() : found->second;
+    const uint64_t rows = tensor.spec.shape[0], cols = tensor.spec.shape[1];
+    QL_ASSIGN_OR_RETURN(const EncodedMatrix encoded,
+                        tensor.codec->Encode(values, rows, cols, importance, team_));
+    return writer_->AddEncoded(tensor.spec.name, rows, cols, encoded);
+  }
+
+  absl::StatusOr<QualityMetrics> Evaluate() {
+    QL_ASSIGN_OR_RETURN(auto packed, LoadedModel::LoadPacked(staging_, Verify::kHeader, team_));
+    const std::vector<int32_t> tokens =
+        source_in_memory_->EncodePrompt(options_.evaluation_text, /*parse_special=*/false);
+    absl::StatusOr<QualityMetrics> metrics =
+        CompareModels(*source_in_memory_, *packed, tokens, options_.evaluation_windows,
+                      WindowTokens(), team_, [this](double fraction) { return Step(fraction); });
+    if (!metrics.ok()) return Annotate(metrics.status(), "evaluation");
+    metrics->text_name = options_.evaluation_name;
+    const std::string& text = options_.evaluation_text;
+    metrics->text_sha256 = Sha256::Of({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+    return metrics;
+  }
+
+  const QuantizeOptions& options_;
+  const std::filesystem::path& staging_;
+  ThreadTeam& team_;
+  const std::function<void(const QuantizeProgress&)>& report_;
+  const std::function<bool()>& cancelled_;
+
+  absl::Time start_;
+  absl::Time phase_start_;
+  absl::Duration token_time_;  // of calibration, per token
+  QuantizeProgress progress_;
+  std::unique_ptr<SourceModel> source_;
+  std::shared_ptr<const LoadedModel> source_in_memory_;
+  std::vector<PlannedTensor> plan_;
+  std::unique_ptr<PackedModelWriter> writer_;
+};
+
+}  // namespace
+
+absl::Status ValidateQuantizeOptions(const QuantizeOptions& options) {
+  if (options.calibration_tokens > kMaxCalibrationTokens) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "calibration.tokens: ", options.calibration_tokens, " is above ", kMaxCalibrationTokens));
+  }
+  absl::StatusOr<std::unique_ptr<SourceModel>> source = SourceModel::Open(options.source);
+  if (!source.ok()) return Annotate(source.status(), "source");
+  const uint64_t context = (*source)->config().max_position;
+  const uint32_t window = options.evaluation_window_tokens;
+  if (!options.evaluation_text.empty() && window != 0 && (window < 16 || window > context)) {
+    return absl::InvalidArgumentError(absl::StrCat("evaluation.window_tokens: ", window,
+                                                   " is outside 16 .. ", context,
+                                                   ", the model's context length"));
+  }
+  return PlanTensors((*source)->config(), options).status();
+}
+
+absl::StatusOr<QuantizeResult> QuantizeModel(
+    const QuantizeOptions& options, const std::filesystem::path& staging, ThreadTeam& team,
+    const std::function<void(const QuantizeProgress&)>& progress,
+    const std::function<bool()>& cancelled) {
+  QL_RETURN_IF_ERROR(ValidateQuantizeOptions(options));
+  return QuantizeRun(options, staging, team, progress, cancelled).Run();
+}
+
+}  // namespace quantloom
