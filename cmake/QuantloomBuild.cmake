@@ -28,6 +28,18 @@ if(QUANTLOOM_FUZZ)
   add_link_options(-fsanitize=address,undefined)
 endif()
 
+# SIMD targets of every file that uses Highway: AVX2, AVX3 and AVX3_DL on x86 (older ones have no
+# FMA), NEON on Arm, and the emulated target, which gives the same bits and is all there is in a
+# scalar build. Arm's SVE vectors have no compile-time size.
+option(QUANTLOOM_SCALAR "Build for the emulated SIMD target alone" OFF)
+if(QUANTLOOM_SCALAR)
+  add_compile_definitions(HWY_COMPILE_ONLY_SCALAR)
+else()
+  add_compile_definitions(
+    HWY_WANT_AVX3_DL
+    "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4|HWY_SVE|HWY_SVE2|HWY_SVE_256|HWY_SVE2_128)")
+endif()
+
 find_package(Threads REQUIRED)
 find_package(absl REQUIRED)
 find_package(nlohmann_json REQUIRED)

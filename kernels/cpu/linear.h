@@ -4,14 +4,15 @@
 // One numeric path: an output element y[t, r] depends on W's row r and x's row t alone. It is the
 // same sum in the same order for one activation row or many, for any split of rows among threads,
 // and for every SIMD target:
-//  - integer form (matrices whose values are scale * int8 + offset): activations are quantized per
-//  block of 32 columns
-//    to int8 with one fp32 scale; products accumulate exactly in int32 over 4 neighbouring columns
-//    of a 64-column step; 16 fp32 partial sums (lane l holds columns 4l..4l+3 of each step)
-//    accumulate over the steps in ascending order by FMA, and are added by a fixed tree at the end.
-//  - float form (source weights F32/F16/BF16, fp16 codebooks): 16 fp32 partial sums by FMA (lane l
-//  holds columns
-//    c = l mod 16, ascending), added by the same tree.
+//  - integer form (matrices whose values are scale * int8 + offset): activations are quantized to
+//    int8 with one fp32 scale per block. Columns are taken in steps of 64 and groups of 4 steps
+//    (256 columns); lane l of 16 has columns 4l..4l+3 of each step, and a block is what one lane
+//    has in one group: 16 columns. Products accumulate exactly in int32 within a block; the 16 fp32
+//    lanes accumulate scale * (block sum) over the groups in ascending order by FMA and are added
+//    by a fixed tree (l + 8, l + 4, l + 2, l + 1) at the end.
+//    Blocks stride over the group so that four steps share one conversion to float.
+//  - float form (source weights F32/F16/BF16, codebooks of fp16 or range levels): lane l
+//    accumulates columns c = l mod 16, ascending, by FMA; the same tree adds the lanes.
 #pragma once
 
 #include <cstddef>
@@ -23,43 +24,45 @@
 #include "absl/types/span.h"
 #include "core/base/dtype.h"
 #include "core/codec/codec.h"
+#include "kernels/cpu/aligned.h"
 
 namespace quantloom::cpu {
 
 // A batch of activation rows prepared once for all products that read it (q/k/v share one; gate/up
 // share one). Not thread-safe while being assigned; read-only use from several threads is fine.
+// Memory is kept between assignments.
 class Activations {
  public:
-  // Takes a copy of x [tokens, cols] (row stride `stride` floats) and, when `quantize`, its int8
-  // form. The same as Resize followed by SetRow of every row.
-  void Assign(const float* x, size_t tokens, size_t cols, size_t stride, bool quantize);
+  static constexpr size_t kStepCols = 64;    // columns of one step of the integer form
+  static constexpr size_t kGroupCols = 256;  // columns whose products share int32 accumulators
 
-  // In two steps, for preparing many rows from several threads: Resize makes room (contents are
-  // then unspecified); SetRow, on distinct rows from any threads, takes a copy of one row's
-  // `cols` values and quantizes it when Resize was told to.
-  void Resize(size_t tokens, size_t cols, bool quantize);
-  void SetRow(size_t token, const float* x);
+  // Takes a copy of x [tokens, cols] (row stride `stride` floats) and, when `quantize`, its int8
+  // form. A block with an infinite or NaN value gets a NaN scale: its products are NaN.
+  void Assign(const float* x, size_t tokens, size_t cols, size_t stride, bool quantize);
 
   size_t tokens() const { return tokens_; }
   size_t cols() const { return cols_; }
   size_t padded_cols() const { return padded_cols_; }  // cols rounded up to 64; the padding is zero
+  size_t groups() const { return (padded_cols_ + kGroupCols - 1) / kGroupCols; }
   bool quantized() const { return quantized_; }
   const float* row(size_t token) const { return values_.data() + token * padded_cols_; }
+  // round(x / scale) in [-127, 127], scale = max|x| / 127 of the block.
   const int8_t* codes(size_t token) const { return codes_.data() + token * padded_cols_; }
-  // Scale of each group of 4 columns (lane order of the integer form), padded_cols / 4 a row.
-  const float* lane_scales(size_t token) const { return scales_.data() + token * padded_cols_ / 4; }
-  // Sum of each group of 4 columns' codes, padded_cols / 4 a row.
-  const int32_t* lane_sums(size_t token) const { return sums_.data() + token * padded_cols_ / 4; }
+  // Scales of the blocks, [groups, 16 lanes] a row.
+  const float* scales(size_t token) const { return scales_.data() + token * groups() * 16; }
+  // -128 * (sum of the block's codes), [groups, 16 lanes] a row: what an accumulator starts from
+  // where weights are biased by 128 to be unsigned bytes.
+  const int32_t* biases(size_t token) const { return biases_.data() + token * groups() * 16; }
   // sum over columns of scale * code: what a row's offset is multiplied with.
   float total(size_t token) const { return totals_[token]; }
 
  private:
   size_t tokens_ = 0, cols_ = 0, padded_cols_ = 0;
   bool quantized_ = false;
-  std::vector<float> values_;
-  std::vector<int8_t> codes_;
-  std::vector<float> scales_;
-  std::vector<int32_t> sums_;
+  AlignedVector<float> values_;
+  AlignedVector<int8_t> codes_;
+  AlignedVector<float> scales_;
+  AlignedVector<int32_t> biases_;
   std::vector<float> totals_;
 };
 

@@ -1,0 +1,26 @@
+// Splits a batch of activation rows so that a block stays in a core's L2 cache while all weight
+// rows pass over it.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "absl/functional/function_ref.h"
+
+namespace quantloom::cpu {
+
+// A quarter of the smallest L2 in use (1 MB Zen 4, 512 KB Zen 3), leaving room for weights.
+inline constexpr size_t kTokenBlockBytes = 128 * 1024;
+// A block still amortizes the decoding of weights over this many tokens.
+inline constexpr size_t kMinTokenBlock = 48;
+
+// body(first, count) on consecutive ranges of [0, tokens); row_bytes: one activation row's size.
+inline void ForTokenBlocks(size_t tokens, size_t row_bytes,
+                           absl::FunctionRef<void(size_t first, size_t count)> body) {
+  const size_t block = std::max(kMinTokenBlock, kTokenBlockBytes / std::max<size_t>(row_bytes, 1));
+  for (size_t first = 0; first < tokens; first += block) {
+    body(first, std::min(block, tokens - first));
+  }
+}
+
+}  // namespace quantloom::cpu
