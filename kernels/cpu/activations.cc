@@ -102,27 +102,32 @@ namespace quantloom::cpu {
 
 HWY_EXPORT(QuantizeRow);
 
-void Activations::Assign(const float* x, size_t tokens, size_t cols, size_t stride, bool quantize) {
+void Activations::Resize(size_t tokens, size_t cols, bool quantize) {
   tokens_ = tokens;
   cols_ = cols;
   padded_cols_ = (cols + kStepCols - 1) / kStepCols * kStepCols;
   quantized_ = quantize;
   values_.resize(tokens * padded_cols_);
-  for (size_t t = 0; t < tokens; ++t) {
-    float* to = values_.data() + t * padded_cols_;
-    memcpy(to, x + t * stride, cols * sizeof(float));
-    memset(to + cols, 0, (padded_cols_ - cols) * sizeof(float));
-  }
   if (!quantize) return;
   codes_.resize(tokens * padded_cols_);
   scales_.resize(tokens * groups() * 16);
   biases_.resize(tokens * groups() * 16);
   totals_.resize(tokens);
-  for (size_t t = 0; t < tokens; ++t) {
-    totals_[t] = HWY_DYNAMIC_DISPATCH(QuantizeRow)(
-        row(t), padded_cols_, codes_.data() + t * padded_cols_, scales_.data() + t * groups() * 16,
-        biases_.data() + t * groups() * 16);
-  }
+}
+
+void Activations::SetRow(size_t token, const float* x) {
+  float* to = values_.data() + token * padded_cols_;
+  memcpy(to, x, cols_ * sizeof(float));
+  memset(to + cols_, 0, (padded_cols_ - cols_) * sizeof(float));
+  if (!quantized_) return;
+  totals_[token] = HWY_DYNAMIC_DISPATCH(QuantizeRow)(
+      to, padded_cols_, codes_.data() + token * padded_cols_,
+      scales_.data() + token * groups() * 16, biases_.data() + token * groups() * 16);
+}
+
+void Activations::Assign(const float* x, size_t tokens, size_t cols, size_t stride, bool quantize) {
+  Resize(tokens, cols, quantize);
+  for (size_t t = 0; t < tokens; ++t) SetRow(t, x + t * stride);
 }
 
 }  // namespace quantloom::cpu

@@ -38,7 +38,14 @@ class Activations {
 
   // Takes a copy of x [tokens, cols] (row stride `stride` floats) and, when `quantize`, its int8
   // form. A block with an infinite or NaN value gets a NaN scale: its products are NaN.
+  // The same as Resize, then SetRow of every row.
   void Assign(const float* x, size_t tokens, size_t cols, size_t stride, bool quantize);
+
+  // In two steps, for preparing many rows from several threads: Resize makes room (contents are
+  // then unspecified); SetRow, on distinct rows from any threads, takes a copy of one row's cols()
+  // values, and its int8 form when Resize was told to.
+  void Resize(size_t tokens, size_t cols, bool quantize);
+  void SetRow(size_t token, const float* x);
 
   size_t tokens() const { return tokens_; }
   size_t cols() const { return cols_; }
