@@ -21,6 +21,7 @@ class Model;  // engine/model.h: the transformer graph over a backend
 class LoadedModel {
  public:
   // Opens a packed directory, builds its operators. Errors are PackedModel::Open's, with
+  // INVALID_ARGUMENT for a tokenizer that does not fit the model and
   // FAILED_PRECONDITION for a CPU without the needed instructions. `team` runs the forward passes
   // and must outlive the model.
   static absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadPacked(
@@ -32,12 +33,15 @@ class LoadedModel {
 
   virtual const ModelConfig& config() const = 0;
   virtual const Tokenizer& tokenizer() const = 0;
-  virtual const ChatTemplate* chat_template() const = 0;  // null when the model has none
+  // Null when the model has none, or one that is not supported: chat_template_status() says which
+  // (OK, NOT_FOUND, or the parser's error); such a model still generates from plain prompts.
+  virtual const ChatTemplate* chat_template() const = 0;
+  virtual const absl::Status& chat_template_status() const = 0;
   virtual const Model& model() const = 0;
   virtual const PackedManifest* manifest() const = 0;  // null for a source model
   virtual uint64_t weight_bytes() const = 0;           // bytes of weights one decode step reads
   // Text -> prompt ids as the model expects: BOS where its tokenizer adds one, special tokens
-  // parsed when asked.
+  // parsed when asked. A text that begins with BOS itself (chat templates write it) gets no second.
   virtual std::vector<int32_t> EncodePrompt(absl::string_view text, bool parse_special) const = 0;
 };
 

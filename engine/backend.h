@@ -1,0 +1,139 @@
+// What a device gives the transformer graph: memory and operators. The graph (engine/model.cc) is
+// written once over this interface; the CPU implements it (engine/cpu_backend.h).
+//
+// All operators work on rows of a ragged batch and keep the one-numeric-path rule: a row's result
+// depends on that row, the parameters and its sequence's cached positions alone, not on what else
+// is in the batch.
+//
+// Thread-safety: parameters (DeviceMatrix, DeviceVector) are immutable and shared. Operators may
+// run from several threads as long as no buffer or KV block is used by two of them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "core/base/dtype.h"
+#include "core/codec/codec.h"
+#include "engine/ragged_batch.h"
+
+namespace quantloom {
+
+// A stored weight matrix [rows = output features, cols = input features].
+class DeviceMatrix {
+ public:
+  virtual ~DeviceMatrix() = default;
+  virtual uint64_t rows() const = 0;
+  virtual uint64_t cols() const = 0;
+  virtual uint64_t weight_bytes() const = 0;  // read by a product with one activation row
+};
+
+// fp32 parameters [n]: a norm's weight, a bias.
+class DeviceVector {
+ public:
+  virtual ~DeviceVector() = default;
+  virtual uint64_t size() const = 0;
+};
+
+// fp32 activations [max_rows, cols], and whatever form of them the device's products read.
+class DeviceBuffer {
+ public:
+  virtual ~DeviceBuffer() = default;
+  virtual size_t max_rows() const = 0;
+  virtual size_t cols() const = 0;
+};
+
+// Element type of cached keys and values.
+enum class KvElement : uint8_t { kF16, kF32 };
+
+struct KvShape {
+  uint32_t layers = 0;
+  uint32_t blocks = 0;
+  uint32_t block_tokens = 0;
+  uint32_t kv_heads = 0;
+  uint32_t head_dim = 0;
+  KvElement element = KvElement::kF16;
+
+  uint64_t block_bytes() const {  // keys and values of all layers
+    return uint64_t{2} * layers * block_tokens * kv_heads * head_dim *
+           (element == KvElement::kF16 ? 2 : 4);
+  }
+};
+
+// Memory of the KV cache; which block belongs to whom is engine/kv_cache.h's business.
+class KvStorage {
+ public:
+  explicit KvStorage(const KvShape& shape) : shape_(shape) {}
+  virtual ~KvStorage() = default;
+  const KvShape& shape() const { return shape_; }
+
+ private:
+  KvShape shape_;
+};
+
+// The attention of one layer.
+struct AttentionParameters {
+  uint32_t heads = 0;
+  uint32_t kv_heads = 0;  // divides heads; query head h reads kv head h / (heads / kv_heads)
+  uint32_t head_dim = 0;
+  float norm_eps = 0;                    // of q_norm and k_norm
+  const DeviceVector* q_norm = nullptr;  // [head_dim] or null
+  const DeviceVector* k_norm = nullptr;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // --- Memory -----------------------------------------------------------------------------------
+
+  // From a codec's matrix; the bytes it views must outlive the result.
+  virtual absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromPacked(
+      std::unique_ptr<PackedMatrix> matrix) = 0;
+  // From dense values of type `dtype` (F32, F16, BF16); `bytes` are copied.
+  virtual absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromDense(
+      uint64_t rows, uint64_t cols, DType dtype, absl::Span<const uint8_t> bytes) = 0;
+  virtual std::unique_ptr<DeviceVector> Vector(absl::Span<const float> values) = 0;
+  virtual std::unique_ptr<DeviceBuffer> Buffer(size_t max_rows, size_t cols) = 0;
+  // RESOURCE_EXHAUSTED when the memory cannot be had.
+  virtual absl::StatusOr<std::unique_ptr<KvStorage>> AllocateKv(const KvShape& shape) = 0;
+
+  // Copies `values` (whole rows, from row 0) into the buffer.
+  virtual void Write(absl::Span<const float> values, DeviceBuffer& buffer) = 0;
+  // The first `rows` rows on the host, contiguous; valid until the buffer is next used.
+  virtual absl::Span<const float> Read(const DeviceBuffer& buffer, size_t rows) = 0;
+
+  // --- Operators; n = batch rows ----------------------------------------------------------------
+
+  // out[t] = table[tokens[t]].  out [n, table.cols]
+  virtual void Embed(const DeviceMatrix& table, absl::Span<const int32_t> tokens,
+                     DeviceBuffer& out) = 0;
+  // out[i] = RMSNorm(x[rows[i]]) * weight.
+  virtual void Norm(const DeviceBuffer& x, absl::Span<const uint32_t> rows,
+                    const DeviceVector& weight, float eps, DeviceBuffer& out) = 0;
+  // y = [W_0 x + b_0 | W_1 x + b_1 | ...], side by side. Biases may be null, the span empty.
+  virtual void Linear(absl::Span<const DeviceMatrix* const> weights,
+                      absl::Span<const DeviceVector* const> biases, size_t n, DeviceBuffer& x,
+                      DeviceBuffer& y) = 0;
+  // residual += W x. `scratch` holds the product, [n, W.rows].
+  virtual void LinearAdd(const DeviceMatrix& weight, size_t n, DeviceBuffer& x,
+                         DeviceBuffer& scratch, DeviceBuffer& residual) = 0;
+  // out = silu(G x) * (U x), out [n, G.rows]. `scratch` holds the products, [n, 2 G.rows].
+  virtual void GatedLinear(const DeviceMatrix& gate, const DeviceMatrix& up, size_t n,
+                           DeviceBuffer& x, DeviceBuffer& scratch, DeviceBuffer& out) = 0;
+  // qkv [n, (heads + 2 kv_heads) head_dim]: normalizes q and k heads where the layer does, rotates
+  // them by their position (angles [n, head_dim]: head_dim/2 cosines, then as many sines), stores
+  // k and v in the batch's cache blocks.
+  virtual void RotateAndStore(const RaggedBatch& batch, const AttentionParameters& attention,
+                              uint32_t layer, const DeviceBuffer& angles, DeviceBuffer& qkv,
+                              KvStorage& kv) = 0;
+  // out[t] [heads head_dim]: causal softmax attention of qkv's queries over the cached positions
+  // 0 .. position(t) of each row's sequence, the batch's own included.
+  virtual void Attend(const RaggedBatch& batch, const AttentionParameters& attention,
+                      uint32_t layer, const DeviceBuffer& qkv, const KvStorage& kv,
+                      DeviceBuffer& out) = 0;
+};
+
+}  // namespace quantloom

@@ -1,0 +1,17 @@
+// The CPU backend: kernels/cpu's operators on a ThreadTeam. Each operator is one parallel region
+// (Linear and its kin prepare several rows in a region of their own); a decode step of one layer
+// has five.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "core/base/parallel.h"
+#include "engine/backend.h"
+
+namespace quantloom {
+
+// `team` must outlive the backend. FAILED_PRECONDITION for a CPU without the needed instructions.
+absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(ThreadTeam& team);
+
+}  // namespace quantloom

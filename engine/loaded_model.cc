@@ -1,0 +1,214 @@
+#include "engine/loaded_model.h"
+
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "core/base/file.h"
+#include "core/base/float16.h"
+#include "core/base/status.h"
+#include "engine/cpu_backend.h"
+#include "engine/model.h"
+
+namespace quantloom {
+namespace {
+
+constexpr char kTokenizerFile[] = "tokenizer.json";
+constexpr char kTokenizerConfigFile[] = "tokenizer_config.json";
+constexpr uint64_t kMaxTokenizerBytes = uint64_t{256} << 20;
+
+absl::Status CheckShape(absl::string_view name, absl::Span<const uint64_t> shape,
+                        absl::Span<const uint64_t> expected) {
+  if (shape == expected) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("tensor '", name, "': shape does not fit the model"));
+}
+
+// Little-endian elements of `plane` as floats.
+absl::StatusOr<std::vector<float>> ToFloats(const PlaneView& plane) {
+  const size_t size = DTypeSize(plane.dtype);
+  std::vector<float> values(plane.bytes.size() / size);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint8_t* bytes = plane.bytes.data() + i * size;
+    const uint32_t low = bytes[0] | static_cast<uint32_t>(bytes[1]) << 8;
+    switch (plane.dtype) {
+      case DType::kF16:
+        values[i] = HalfToFloat(static_cast<uint16_t>(low));
+        break;
+      case DType::kBF16:
+        values[i] = BFloat16ToFloat(static_cast<uint16_t>(low));
+        break;
+      case DType::kF32:
+        values[i] = std::bit_cast<float>(low | static_cast<uint32_t>(bytes[2]) << 16 |
+                                         static_cast<uint32_t>(bytes[3]) << 24);
+        break;
+      default:
+        return absl::InvalidArgumentError(
+            absl::StrCat("element type ", DTypeName(plane.dtype), " is not a float type"));
+    }
+  }
+  return values;
+}
+
+class PackedWeights final : public WeightSource {
+ public:
+  PackedWeights(const PackedModel& packed, Backend& backend) : packed_(packed), backend_(backend) {}
+
+  absl::StatusOr<std::unique_ptr<DeviceMatrix>> Matrix(const std::string& name, uint64_t rows,
+                                                       uint64_t cols) override {
+    auto matrix = Open(name, rows, cols);
+    if (!matrix.ok()) return Annotate(matrix.status(), absl::StrCat("tensor '", name, "'"));
+    packed_.ReleasePages(name);
+    return matrix;
+  }
+
+  absl::StatusOr<std::unique_ptr<DeviceVector>> Vector(const std::string& name,
+                                                       uint64_t size) override {
+    QL_ASSIGN_OR_RETURN(PlaneView plane, packed_.OpenRaw(name));
+    QL_RETURN_IF_ERROR(CheckShape(name, plane.shape, {size}));
+    auto values = ToFloats(plane);
+    if (!values.ok()) return Annotate(values.status(), absl::StrCat("tensor '", name, "'"));
+    return backend_.Vector(*values);
+  }
+
+ private:
+  absl::StatusOr<std::unique_ptr<DeviceMatrix>> Open(const std::string& name, uint64_t rows,
+                                                     uint64_t cols) {
+    const PackedTensorInfo* info = packed_.FindTensor(name);
+    if (info == nullptr) return absl::InvalidArgumentError("missing");
+    QL_RETURN_IF_ERROR(CheckShape(name, info->shape, {rows, cols}));
+    if (info->recipe == "raw") {
+      QL_ASSIGN_OR_RETURN(PlaneView plane, packed_.OpenRaw(name));
+      return backend_.MatrixFromDense(rows, cols, plane.dtype, plane.bytes);
+    }
+    QL_ASSIGN_OR_RETURN(auto matrix, packed_.OpenMatrix(name));
+    return backend_.MatrixFromPacked(std::move(matrix));
+  }
+
+  const PackedModel& packed_;
+  Backend& backend_;
+};
+
+class SourceWeights final : public WeightSource {
+ public:
+  SourceWeights(const SourceModel& source, Backend& backend) : source_(source), backend_(backend) {}
+
+  absl::StatusOr<std::unique_ptr<DeviceMatrix>> Matrix(const std::string& name, uint64_t rows,
+                                                       uint64_t cols) override {
+    QL_ASSIGN_OR_RETURN(std::vector<float> values, Read(name, rows * cols));
+    const auto* bytes = reinterpret_cast<const uint8_t*>(values.data());
+    auto matrix =
+        backend_.MatrixFromDense(rows, cols, DType::kF32, {bytes, values.size() * sizeof(float)});
+    if (!matrix.ok()) return Annotate(matrix.status(), absl::StrCat("tensor '", name, "'"));
+    return matrix;
+  }
+  absl::StatusOr<std::unique_ptr<DeviceVector>> Vector(const std::string& name,
+                                                       uint64_t size) override {
+    QL_ASSIGN_OR_RETURN(std::vector<float> values, Read(name, size));
+    return backend_.Vector(values);
+  }
+
+ private:
+  absl::StatusOr<std::vector<float>> Read(const std::string& name, uint64_t size) {
+    QL_ASSIGN_OR_RETURN(std::vector<float> values, source_.ReadFloats(name));
+    QL_RETURN_IF_ERROR(CheckShape(name, {values.size()}, {size}));
+    return values;
+  }
+
+  const SourceModel& source_;
+  Backend& backend_;
+};
+
+class LoadedModelImpl final : public LoadedModel {
+ public:
+  const ModelConfig& config() const override { return model_->config(); }
+  const Tokenizer& tokenizer() const override { return *tokenizer_; }
+  const ChatTemplate* chat_template() const override { return chat_template_.get(); }
+  const absl::Status& chat_template_status() const override { return chat_template_status_; }
+  const Model& model() const override { return *model_; }
+  const PackedManifest* manifest() const override {
+    return packed_ ? &packed_->manifest() : nullptr;
+  }
+  uint64_t weight_bytes() const override {
+    return model_->layer_weight_bytes() + model_->head_weight_bytes();
+  }
+
+  std::vector<int32_t> EncodePrompt(absl::string_view text, bool parse_special) const override {
+    std::vector<int32_t> ids = tokenizer_->Encode(text, parse_special);
+    const std::optional<int32_t> bos = tokenizer_->bos_to_add();
+    const bool has_bos = parse_special && !ids.empty() && bos && ids.front() == *bos;
+    if (bos && !has_bos) ids.insert(ids.begin(), *bos);
+    return ids;
+  }
+
+  absl::Status Load(const ModelConfig& config, WeightSource& weights,
+                    const std::map<std::string, std::string>& files) {
+    const auto tokenizer = files.find(kTokenizerFile);
+    if (tokenizer == files.end()) {
+      return absl::InvalidArgumentError(absl::StrCat("the model has no ", kTokenizerFile));
+    }
+    auto parsed = Tokenizer::FromJson(tokenizer->second);
+    if (!parsed.ok()) return Annotate(parsed.status(), kTokenizerFile);
+    tokenizer_ = *std::move(parsed);
+    if (static_cast<uint64_t>(tokenizer_->vocab_size()) > config.vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat(kTokenizerFile, ": ", tokenizer_->vocab_size(),
+                                                     " tokens, but vocab_size is ",
+                                                     config.vocab_size));
+    }
+    const auto tokenizer_config = files.find(kTokenizerConfigFile);
+    chat_template_status_ = absl::NotFoundError("the model has no chat template");
+    if (tokenizer_config != files.end()) {
+      auto chat = ChatTemplate::FromTokenizerConfig(tokenizer_config->second);
+      chat_template_status_ = Annotate(chat.status(), kTokenizerConfigFile);
+      if (chat.ok()) chat_template_ = *std::move(chat);
+    }
+    QL_ASSIGN_OR_RETURN(model_, Model::Create(config, weights, *backend_));
+    return absl::OkStatus();
+  }
+
+  std::shared_ptr<const PackedModel> packed_;  // its mapping is read by the model's operators
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<ChatTemplate> chat_template_;
+  absl::Status chat_template_status_;
+  std::unique_ptr<Model> model_;
+};
+
+absl::StatusOr<std::map<std::string, std::string>> ReadTokenizerFiles(
+    const std::filesystem::path& directory) {
+  std::map<std::string, std::string> files;
+  for (const char* name : {kTokenizerFile, kTokenizerConfigFile}) {
+    auto contents = ReadFile(directory / name, kMaxTokenizerBytes);
+    if (absl::IsNotFound(contents.status())) continue;
+    if (!contents.ok()) return contents.status();
+    files[name] = *std::move(contents);
+  }
+  return files;
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadedModel::LoadPacked(
+    const std::filesystem::path& directory, Verify verify, ThreadTeam& team) {
+  auto loaded = std::make_shared<LoadedModelImpl>();
+  QL_ASSIGN_OR_RETURN(loaded->backend_, CreateCpuBackend(team));
+  QL_ASSIGN_OR_RETURN(loaded->packed_, PackedModel::Open(directory, verify));
+  QL_ASSIGN_OR_RETURN(auto files, ReadTokenizerFiles(directory));
+  PackedWeights weights(*loaded->packed_, *loaded->backend_);
+  QL_RETURN_IF_ERROR(
+      Annotate(loaded->Load(loaded->packed_->config(), weights, files), directory.string()));
+  return loaded;
+}
+
+absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadedModel::LoadSource(
+    const std::filesystem::path& path, ThreadTeam& team) {
+  auto loaded = std::make_shared<LoadedModelImpl>();
+  QL_ASSIGN_OR_RETURN(loaded->backend_, CreateCpuBackend(team));
+  QL_ASSIGN_OR_RETURN(auto source, SourceModel::Open(path));
+  SourceWeights weights(*source, *loaded->backend_);
+  QL_RETURN_IF_ERROR(
+      Annotate(loaded->Load(source->config(), weights, source->tokenizer_files()), path.string()));
+  return loaded;
+}
+
+}  // namespace quantloom
