@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -43,16 +44,28 @@ class Sampler {
   Sampler(SamplingParams params, absl::Span<const int32_t> prompt);
 
   // Picks from `logits` (one per vocabulary entry) and remembers the pick. Deterministic in
-  // (params, prompt, the logits of all steps so far).
+  // (params, prompt, the logits of all steps so far). A NaN logit is never picked unless all are.
   int32_t Sample(absl::Span<const float> logits);
 
  private:
+  struct Candidate {
+    int32_t token;
+    float weight;  // first the scaled logit less the largest one, then exp of it
+  };
+  void ApplyPenalties();  // to adjusted_
+  void Truncate();        // candidates_: top-k, top-p, min-p
+  int32_t Draw(absl::Span<const float> logits);
+
   SamplingParams params_;
-  uint64_t draws_ = 0;  // counter-based random numbers: draw k of seed s
-  std::map<int32_t, uint32_t> prompt_counts_;
+  uint64_t draws_ = 0;      // counter-based random numbers: draw k of seed s
+  std::set<int32_t> seen_;  // prompt and generated tokens
   std::map<int32_t, uint32_t> generated_counts_;
-  std::vector<TokenLogprob> candidates_;
+  std::vector<float> adjusted_;  // logits after bias and penalties
+  std::vector<Candidate> candidates_;
 };
+
+// log softmax(logits)[token], nats.
+float LogprobOf(absl::Span<const float> logits, int32_t token);
 
 // The `count` most likely tokens with their log-probabilities, most likely first, ties by id.
 std::vector<TokenLogprob> TopLogprobs(absl::Span<const float> logits, size_t count);
