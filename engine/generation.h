@@ -23,6 +23,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "engine/backend.h"
 #include "engine/loaded_model.h"
 #include "engine/sampler.h"
 
@@ -31,14 +32,20 @@ namespace quantloom {
 struct GenerationRequest {
   std::vector<int32_t> prompt;  // 1 .. context length - 1 tokens
   SamplingParams sampling;
-  uint32_t max_tokens = 0;           // 0: as many as the context holds
-  std::vector<std::string> stop;     // text that ends generation; it is not part of the output
-  std::vector<int32_t> stop_tokens;  // beside the model's own end-of-sequence tokens
+  uint32_t max_tokens = 0;  // 0: as many as the context and the KV cache hold
+  // Text that ends generation and is not part of the output: at most kMaxStopStrings, each valid
+  // UTF-8 of 1 .. kMaxStopStringBytes bytes.
+  std::vector<std::string> stop;
+  // Beside the model's own end-of-sequence tokens. Either kind is reported as a token, has no text
+  // and counts as generated.
+  std::vector<int32_t> stop_tokens;
   bool ignore_eos = false;
   uint32_t logprobs = 0;  // alternatives per token, 0 none, at most kMaxLogprobs
   absl::Time deadline = absl::InfiniteFuture();
 };
 inline constexpr uint32_t kMaxLogprobs = 20;
+inline constexpr size_t kMaxStopStrings = 64;
+inline constexpr size_t kMaxStopStringBytes = 1024;
 
 enum class FinishReason { kNone, kStop, kStopSequence, kLength };
 
@@ -77,10 +84,10 @@ struct EngineStats {
   uint64_t generated_tokens = 0;
   uint64_t steps = 0;
   uint64_t preemptions = 0;
-  uint32_t requests_running = 0;
+  uint32_t requests_running = 0;  // hold KV blocks; texts being scored included
   uint32_t requests_waiting = 0;
   uint32_t last_batch_tokens = 0;
-  uint64_t weight_bytes_read = 0;
+  uint64_t weight_bytes_read = 0;  // each step reads the decoder's weights once
   uint32_t kv_blocks_total = 0;
   uint32_t kv_blocks_used = 0;
 };
@@ -94,10 +101,13 @@ class GenerationEngine {
     uint32_t prefill_chunk = 128;  // prompt tokens of one sequence per step
     uint32_t kv_tokens = 0;        // KV cache capacity; 0: max_running * min(context, 2048)
     uint32_t kv_block_tokens = 16;
+    KvElement kv_element = KvElement::kF16;
   };
   // Called on the engine's thread, events of one request in order; must not block.
   using EventCallback = std::function<void(const GenerationEvent&)>;
 
+  // INVALID_ARGUMENT naming a limit that makes no sense; RESOURCE_EXHAUSTED when the KV cache
+  // cannot be allocated.
   static absl::StatusOr<std::unique_ptr<GenerationEngine>> Create(
       std::shared_ptr<const LoadedModel> model, const Limits& limits);
   // Ends every request with UNAVAILABLE, then joins the engine's thread.
@@ -111,8 +121,9 @@ class GenerationEngine {
   virtual absl::StatusOr<std::shared_ptr<GenerationStream>> Submit(GenerationRequest request,
                                                                    EventCallback callback) = 0;
   // log p(token[i] | token[0..i-1]) for i = 1 .. n-1, nats; with `top` > 0 also the most likely
-  // alternatives. Runs between the steps of the streams, in chunks; ends early with CANCELLED when
-  // `cancelled` says so.
+  // alternatives. Shares the streams' steps in small chunks, queues and counts as a request;
+  // `cancelled` is polled on the calling thread and ends it early with CANCELLED. Errors as
+  // Submit's, field "tokens" or "top".
   struct ScoredToken {
     int32_t token;
     float logprob;

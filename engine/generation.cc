@@ -1,0 +1,337 @@
+#include "engine/generation.h"
+
+#include <algorithm>
+#include <cmath>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "core/base/status.h"
+#include "engine/generation_request.h"
+#include "engine/model.h"
+#include "engine/scheduler.h"
+
+namespace quantloom {
+namespace {
+
+// How often Score asks its caller whether to go on.
+constexpr auto kCancelPoll = std::chrono::milliseconds(20);
+
+class Engine final : public GenerationEngine {
+ public:
+  Engine(std::shared_ptr<const LoadedModel> model, std::unique_ptr<KvCache> kv,
+         const Limits& limits, const Scheduler::Limits& scheduler_limits)
+      : model_(std::move(model)),
+        limits_(limits),
+        kv_(std::move(kv)),
+        scheduler_(scheduler_limits, kv_->blocks()),
+        workspace_(model_->model().CreateWorkspace(
+            scheduler_limits.step_tokens,
+            scheduler_limits.max_running + scheduler_limits.score_rows)),
+        mailbox_(std::make_shared<Mailbox>()) {
+    stats_.kv_blocks_total = kv_->blocks().total();
+    thread_ = std::thread([this] { Run(); });
+  }
+  ~Engine() override {
+    Stop(/*end_requests=*/true);
+    thread_.join();
+  }
+
+  absl::StatusOr<std::shared_ptr<GenerationStream>> Submit(GenerationRequest request,
+                                                           EventCallback callback) override;
+  absl::StatusOr<std::vector<ScoredToken>> Score(const std::vector<int32_t>& tokens, uint32_t top,
+                                                 absl::Time deadline,
+                                                 const std::function<bool()>& cancelled) override;
+  void Drain(absl::Time deadline) override;
+  EngineStats stats() const override {
+    std::lock_guard<std::mutex> lock(mailbox_->mutex);
+    EngineStats stats = stats_;
+    stats.requests_waiting = live_ - std::min(live_, stats.requests_running);
+    return stats;
+  }
+  const LoadedModel& model() const override { return *model_; }
+
+ private:
+  absl::Status Enqueue(std::shared_ptr<ActiveRequest> request);
+  void Stop(bool end_requests);
+
+  // The engine's thread.
+  void Run();
+  bool TakeMail();  // false when it is time to exit
+  void WaitForMail();
+  void EndUnwanted();
+  void RunStep(const std::vector<Scheduler::Slice>& step);
+  void PublishStats();
+  void Retire(ActiveRequest& request, GenerationEvent event);
+
+  std::shared_ptr<const LoadedModel> model_;
+  Limits limits_;
+
+  // Touched by the engine's thread alone.
+  std::unique_ptr<KvCache> kv_;
+  Scheduler scheduler_;
+  Model::WorkspacePtr workspace_;
+  std::vector<std::shared_ptr<ActiveRequest>> requests_;
+  bool ending_ = false;  // every request ends UNAVAILABLE
+
+  std::shared_ptr<Mailbox> mailbox_;
+  // Guarded by mailbox_->mutex.
+  std::vector<std::shared_ptr<ActiveRequest>> incoming_;
+  bool draining_ = false;
+  bool end_requests_ = false;
+  bool exit_ = false;
+  uint32_t live_ = 0;  // requests submitted and not yet ended
+  EngineStats stats_;
+  std::condition_variable ended_;  // live_ fell
+
+  std::thread thread_;
+};
+
+// --- Any thread
+// -----------------------------------------------------------------------------------
+
+absl::Status Engine::Enqueue(std::shared_ptr<ActiveRequest> request) {
+  {
+    std::lock_guard<std::mutex> lock(mailbox_->mutex);
+    if (draining_) return absl::UnavailableError("the engine is shutting down");
+    if (live_ >= uint64_t{limits_.max_running} + limits_.max_waiting) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the queue is full: ", live_, " requests running or waiting"));
+    }
+    ++live_;
+    incoming_.push_back(std::move(request));
+  }
+  mailbox_->Wake();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<GenerationStream>> Engine::Submit(GenerationRequest request,
+                                                                 EventCallback callback) {
+  const uint64_t capacity = uint64_t{kv_->blocks().total()} * kv_->blocks().block_tokens();
+  QL_RETURN_IF_ERROR(CheckAndBound(request, model_->config(), capacity));
+  auto active = std::make_shared<GeneratingRequest>(std::move(request), model_->config(),
+                                                    model_->tokenizer(), std::move(callback));
+  auto stream = std::make_shared<RequestStream>(active->control(), mailbox_);
+  QL_RETURN_IF_ERROR(Enqueue(std::move(active)));
+  return stream;
+}
+
+absl::StatusOr<std::vector<GenerationEngine::ScoredToken>> Engine::Score(
+    const std::vector<int32_t>& tokens, uint32_t top, absl::Time deadline,
+    const std::function<bool()>& cancelled) {
+  const uint64_t capacity = uint64_t{kv_->blocks().total()} * kv_->blocks().block_tokens();
+  QL_RETURN_IF_ERROR(CheckScored(tokens, top, model_->config(), capacity));
+  if (tokens.size() == 1) return std::vector<ScoredToken>();  // nothing precedes its only token
+
+  // Shared with the engine's thread, which may outlive this call's interest by one event.
+  struct Outcome {
+    std::mutex mutex;
+    std::condition_variable ready;
+    std::optional<absl::Status> status;
+  };
+  auto outcome = std::make_shared<Outcome>();
+  auto active = std::make_shared<ScoringRequest>(tokens, top, deadline,
+                                                 [outcome](const GenerationEvent& event) {
+                                                   std::lock_guard<std::mutex> lock(outcome->mutex);
+                                                   outcome->status = event.status;
+                                                   outcome->ready.notify_all();
+                                                 });
+  RequestStream stream(active->control(), mailbox_);
+  QL_RETURN_IF_ERROR(Enqueue(active));
+
+  std::unique_lock<std::mutex> lock(outcome->mutex);
+  while (!outcome->ready.wait_for(lock, kCancelPoll, [&] { return outcome->status.has_value(); })) {
+    if (cancelled && cancelled()) stream.Cancel();
+  }
+  QL_RETURN_IF_ERROR(*outcome->status);
+  return active->TakeScores();
+}
+
+void Engine::Stop(bool end_requests) {
+  {
+    std::lock_guard<std::mutex> lock(mailbox_->mutex);
+    draining_ = true;
+    end_requests_ = end_requests_ || end_requests;
+    exit_ = exit_ || end_requests;
+  }
+  mailbox_->Wake();
+}
+
+void Engine::Drain(absl::Time deadline) {
+  std::unique_lock<std::mutex> lock(mailbox_->mutex);
+  draining_ = true;
+  const auto all_ended = [&] { return live_ == 0; };
+  if (deadline == absl::InfiniteFuture()) {
+    ended_.wait(lock, all_ended);
+    return;
+  }
+  if (ended_.wait_until(lock, absl::ToChronoTime(deadline), all_ended)) return;
+  end_requests_ = true;
+  lock.unlock();
+  mailbox_->Wake();
+  lock.lock();
+  ended_.wait(lock, all_ended);
+}
+
+// --- The engine's thread
+// --------------------------------------------------------------------------
+
+void Engine::Run() {
+  while (TakeMail()) {
+    EndUnwanted();
+    const std::vector<Scheduler::Slice> step = scheduler_.NextStep();
+    PublishStats();
+    if (step.empty()) {
+      WaitForMail();
+    } else {
+      RunStep(step);
+    }
+  }
+}
+
+bool Engine::TakeMail() {
+  std::vector<std::shared_ptr<ActiveRequest>> incoming;
+  {
+    std::lock_guard<std::mutex> lock(mailbox_->mutex);
+    mailbox_->awake = false;
+    if (exit_ && live_ == 0) return false;
+    ending_ = end_requests_;
+    incoming.swap(incoming_);
+  }
+  for (auto& request : incoming) {
+    scheduler_.Enqueue(*request);
+    requests_.push_back(std::move(request));
+  }
+  return true;
+}
+
+void Engine::WaitForMail() {
+  absl::Time wake = absl::InfiniteFuture();
+  for (const auto& request : requests_) wake = std::min(wake, request->deadline());
+  std::unique_lock<std::mutex> lock(mailbox_->mutex);
+  const auto has_mail = [&] { return mailbox_->awake || (exit_ && live_ == 0); };
+  if (wake == absl::InfiniteFuture()) {
+    mailbox_->changed.wait(lock, has_mail);
+  } else {
+    mailbox_->changed.wait_until(lock, absl::ToChronoTime(wake), has_mail);
+  }
+}
+
+void Engine::EndUnwanted() {
+  const absl::Time now = absl::Now();
+  const std::vector<std::shared_ptr<ActiveRequest>> requests = requests_;  // Retire removes
+  for (const auto& request : requests) {
+    request->paused = request->control()->paused.load();
+    GenerationEvent event;
+    if (request->control()->cancelled.load()) {
+      event.status = absl::CancelledError("cancelled by the caller");
+    } else if (now >= request->deadline()) {
+      event.status = absl::DeadlineExceededError("the request's deadline has passed");
+    } else if (ending_) {
+      event.status = absl::UnavailableError("the engine is shutting down");
+    } else {
+      continue;
+    }
+    Retire(*request, std::move(event));
+  }
+}
+
+void Engine::RunStep(const std::vector<Scheduler::Slice>& step) {
+  const Model& model = model_->model();
+  RaggedBatch batch;
+  std::vector<uint32_t> logit_rows;
+  const absl::Time begin = absl::Now();
+  for (const Scheduler::Slice& slice : step) {
+    auto& request = static_cast<ActiveRequest&>(*slice.sequence);
+    request.Started(begin);
+    const auto row = static_cast<uint32_t>(batch.size());
+    for (uint32_t i = request.FirstWantedRow(slice.begin, slice.count); i < slice.count; ++i)
+      logit_rows.push_back(row + i);
+    batch.Add(absl::MakeConstSpan(slice.sequence->tokens).subspan(slice.begin, slice.count),
+              slice.begin, slice.sequence->blocks);
+  }
+  model.Forward(batch, kv_->storage(), *workspace_);
+  absl::Span<const float> logits;
+  if (!logit_rows.empty()) logits = model.Logits(logit_rows, *workspace_);
+  scheduler_.Finished(step);
+
+  uint64_t prompt_tokens = 0;
+  uint64_t generated_tokens = 0;
+  const size_t vocab = model.config().vocab_size;
+  for (const Scheduler::Slice& slice : step) {
+    // Kept alive: Retire lets go of it.
+    const std::shared_ptr<ActiveRequest> request =
+        static_cast<ActiveRequest*>(slice.sequence)->shared_from_this();
+    const uint32_t wanted = slice.count - request->FirstWantedRow(slice.begin, slice.count);
+    prompt_tokens += request->CountPromptTokens(slice.begin, slice.count);
+    std::optional<GenerationEvent> last =
+        request->TakeLogits(logits.subspan(0, wanted * vocab), vocab);
+    logits.remove_prefix(wanted * vocab);
+    generated_tokens += slice.sequence->scoring ? 0 : wanted;
+    if (last) Retire(*request, *std::move(last));
+  }
+
+  std::lock_guard<std::mutex> lock(mailbox_->mutex);
+  ++stats_.steps;
+  stats_.prompt_tokens += prompt_tokens;
+  stats_.generated_tokens += generated_tokens;
+  stats_.last_batch_tokens = static_cast<uint32_t>(batch.size());
+  stats_.weight_bytes_read +=
+      model.layer_weight_bytes() + (logit_rows.empty() ? 0 : model.head_weight_bytes());
+}
+
+void Engine::PublishStats() {
+  std::lock_guard<std::mutex> lock(mailbox_->mutex);
+  stats_.preemptions = scheduler_.preemptions();
+  stats_.requests_running = static_cast<uint32_t>(scheduler_.running());
+  stats_.kv_blocks_used = kv_->blocks().used();
+}
+
+void Engine::Retire(ActiveRequest& request, GenerationEvent event) {
+  const std::shared_ptr<ActiveRequest> keep = request.shared_from_this();
+  scheduler_.Remove(request);
+  requests_.erase(std::find(requests_.begin(), requests_.end(), keep));
+  PublishStats();  // before the caller learns of the end, so that it sees the blocks freed
+  request.Finish(std::move(event));
+  std::lock_guard<std::mutex> lock(mailbox_->mutex);
+  --live_;
+  ended_.notify_all();
+}
+
+absl::Status CheckLimits(const GenerationEngine::Limits& limits) {
+  const std::pair<const char*, uint32_t> positive[] = {{"max_running", limits.max_running},
+                                                       {"step_tokens", limits.step_tokens},
+                                                       {"prefill_chunk", limits.prefill_chunk},
+                                                       {"kv_block_tokens", limits.kv_block_tokens}};
+  for (const auto& [name, value] : positive) {
+    if (value == 0) return absl::InvalidArgumentError(absl::StrCat(name, ": must be positive"));
+  }
+  if (limits.step_tokens < limits.max_running) {
+    return absl::InvalidArgumentError(absl::StrCat("step_tokens: ", limits.step_tokens,
+                                                   " is less than max_running (",
+                                                   limits.max_running, ")"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GenerationEngine>> GenerationEngine::Create(
+    std::shared_ptr<const LoadedModel> model, const Limits& limits) {
+  QL_RETURN_IF_ERROR(CheckLimits(limits));
+  const uint64_t kv_tokens =
+      limits.kv_tokens != 0
+          ? limits.kv_tokens
+          : limits.max_running * std::min<uint64_t>(model->config().max_position, 2048);
+  QL_ASSIGN_OR_RETURN(auto kv, KvCache::Create(model->model().backend(), model->config(), kv_tokens,
+                                               limits.kv_block_tokens, limits.kv_element));
+  Scheduler::Limits scheduler;
+  scheduler.max_running = limits.max_running;
+  scheduler.step_tokens = limits.step_tokens;
+  scheduler.prefill_chunk = limits.prefill_chunk;
+  return std::make_unique<Engine>(std::move(model), std::move(kv), limits, scheduler);
+}
+
+}  // namespace quantloom

@@ -1,0 +1,215 @@
+#include "engine/generation_request.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "core/base/status.h"
+#include "core/text/utf8.h"
+
+namespace quantloom {
+namespace {
+
+absl::Status CheckTokens(absl::string_view field, const std::vector<int32_t>& tokens,
+                         const ModelConfig& config) {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0 || static_cast<uint64_t>(tokens[i]) >= config.vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat(field, ": token ", tokens[i], " at index ", i,
+                                                     " is not in the vocabulary of ",
+                                                     config.vocab_size));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckLength(absl::string_view field, size_t tokens, uint64_t limit,
+                         absl::string_view of) {
+  if (tokens == 0) return absl::InvalidArgumentError(absl::StrCat(field, ": must not be empty"));
+  if (tokens <= limit) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": ", tokens, " tokens, but ", of, " at most ", limit));
+}
+
+absl::Status CheckStopStrings(const std::vector<std::string>& stop) {
+  if (stop.size() > kMaxStopStrings) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("stop: ", stop.size(), " strings, at most ", kMaxStopStrings));
+  }
+  for (const std::string& text : stop) {
+    if (text.empty() || text.size() > kMaxStopStringBytes || !IsValidUtf8(text)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("stop: each must be valid UTF-8 of 1 to ", kMaxStopStringBytes, " bytes"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckAndBound(GenerationRequest& request, const ModelConfig& config,
+                           uint64_t kv_tokens) {
+  const size_t prompt = request.prompt.size();
+  QL_RETURN_IF_ERROR(CheckLength("prompt", prompt, config.max_position - 1,
+                                 "the context of the model leaves room for"));
+  QL_RETURN_IF_ERROR(CheckLength("prompt", prompt, kv_tokens, "the KV cache holds"));
+  QL_RETURN_IF_ERROR(CheckTokens("prompt", request.prompt, config));
+  QL_RETURN_IF_ERROR(CheckTokens("stop_tokens", request.stop_tokens, config));
+  QL_RETURN_IF_ERROR(CheckStopStrings(request.stop));
+  if (request.logprobs > kMaxLogprobs) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("logprobs: ", request.logprobs, " is more than ", kMaxLogprobs));
+  }
+  QL_RETURN_IF_ERROR(request.sampling.Validate(static_cast<int32_t>(config.vocab_size)));
+
+  // The last generated token is never cached.
+  const uint64_t kv_room = kv_tokens - prompt + 1;
+  const uint64_t context_room = config.max_position - prompt;
+  if (request.max_tokens == 0) {
+    request.max_tokens = static_cast<uint32_t>(std::min(context_room, kv_room));
+    return absl::OkStatus();
+  }
+  request.max_tokens = static_cast<uint32_t>(std::min<uint64_t>(request.max_tokens, context_room));
+  if (request.max_tokens > kv_room) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_tokens: ", request.max_tokens, " after a prompt of ", prompt,
+                     " tokens is more than the KV cache of ", kv_tokens, " tokens holds"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckScored(const std::vector<int32_t>& tokens, uint32_t top,
+                         const ModelConfig& config, uint64_t kv_tokens) {
+  QL_RETURN_IF_ERROR(
+      CheckLength("tokens", tokens.size(), config.max_position, "the context of the model holds"));
+  QL_RETURN_IF_ERROR(CheckLength("tokens", tokens.size(), kv_tokens + 1, "the KV cache allows"));
+  QL_RETURN_IF_ERROR(CheckTokens("tokens", tokens, config));
+  if (top > kMaxLogprobs) {
+    return absl::InvalidArgumentError(absl::StrCat("top: ", top, " is more than ", kMaxLogprobs));
+  }
+  return absl::OkStatus();
+}
+
+// --- ActiveRequest
+// --------------------------------------------------------------------------------
+
+ActiveRequest::ActiveRequest(std::vector<int32_t> first_tokens, bool is_scoring,
+                             absl::Time deadline, EventCallback callback)
+    : prompt_tokens_(static_cast<uint32_t>(first_tokens.size())),
+      deadline_(deadline),
+      callback_(std::move(callback)),
+      submitted_(absl::Now()) {
+  tokens = std::move(first_tokens);
+  scoring = is_scoring;
+}
+
+uint32_t ActiveRequest::CountPromptTokens(uint32_t begin, uint32_t count) {
+  const uint32_t end = std::min(begin + count, prompt_tokens_);
+  const uint32_t counted = std::max(end, prompt_counted_) - prompt_counted_;
+  prompt_counted_ += counted;
+  return counted;
+}
+
+void ActiveRequest::Finish(GenerationEvent event) {
+  const absl::Time now = absl::Now();
+  const absl::Time started = std::min(started_, now);
+  event.prompt_tokens = prompt_tokens_;
+  event.generated_tokens = generated_tokens_;
+  event.queue_time = started - submitted_;
+  event.prefill_time = std::min(first_token_, now) - started;
+  callback_(event);
+}
+
+// --- GeneratingRequest
+// ----------------------------------------------------------------------------
+
+GeneratingRequest::GeneratingRequest(GenerationRequest request, const ModelConfig& config,
+                                     const Tokenizer& tokenizer, EventCallback callback)
+    : ActiveRequest(request.prompt, /*is_scoring=*/false, request.deadline, std::move(callback)),
+      sampler_(std::move(request.sampling), request.prompt),
+      text_(tokenizer, std::move(request.stop)),
+      max_tokens_(request.max_tokens),
+      stop_tokens_(std::move(request.stop_tokens)),
+      logprobs_(request.logprobs) {
+  if (!request.ignore_eos) {
+    stop_tokens_.insert(stop_tokens_.end(), config.eos_token_ids.begin(),
+                        config.eos_token_ids.end());
+  }
+}
+
+uint32_t GeneratingRequest::FirstWantedRow(uint32_t begin, uint32_t count) const {
+  return begin + count == tokens.size() ? count - 1 : count;
+}
+
+bool GeneratingRequest::EndsSequence(int32_t token) const {
+  return std::find(stop_tokens_.begin(), stop_tokens_.end(), token) != stop_tokens_.end();
+}
+
+std::optional<GenerationEvent> GeneratingRequest::TakeLogits(absl::Span<const float> logits,
+                                                             size_t /*vocab*/) {
+  if (logits.empty()) return std::nullopt;  // a prefill chunk before the last
+  GenerationEvent event;
+  const int32_t token = sampler_.Sample(logits);
+  if (std::isnan(logits[static_cast<size_t>(token)])) {
+    event.status = absl::InternalError("the model's logits are not numbers");
+    return event;
+  }
+  FirstTokenAt(absl::Now());
+  ++generated_tokens_;
+  event.token = token;
+  if (logprobs_ > 0) {
+    event.logprob = LogprobOf(logits, token);
+    event.top = TopLogprobs(logits, logprobs_);
+  }
+  if (EndsSequence(token)) {
+    event.finish = FinishReason::kStop;
+  } else {
+    tokens.push_back(token);
+    event.text = text_.Push(token);
+    if (generated_tokens_ >= max_tokens_) event.finish = FinishReason::kLength;
+  }
+  if (event.finish != FinishReason::kNone) event.text += text_.Finish();
+  if (text_.stopped()) {
+    event.finish = FinishReason::kStopSequence;
+    event.stop_sequence = *text_.stopped();
+  }
+  if (event.last()) return event;
+  Send(event);
+  return std::nullopt;
+}
+
+// --- ScoringRequest
+// -------------------------------------------------------------------------------
+
+ScoringRequest::ScoringRequest(const std::vector<int32_t>& text, uint32_t top, absl::Time deadline,
+                               EventCallback callback)
+    : ActiveRequest({text.begin(), text.end() - 1}, /*is_scoring=*/true, deadline,
+                    std::move(callback)),
+      targets_(text.begin() + 1, text.end()),
+      top_(top) {
+  scores_.reserve(targets_.size());
+}
+
+uint32_t ScoringRequest::FirstWantedRow(uint32_t begin, uint32_t count) const {
+  // After a preemption, positions already scored are run again for their keys and values alone.
+  const auto scored = static_cast<uint32_t>(scores_.size());
+  return std::min(std::max(scored, begin) - begin, count);
+}
+
+std::optional<GenerationEvent> ScoringRequest::TakeLogits(absl::Span<const float> logits,
+                                                          size_t vocab) {
+  for (size_t row = 0; row * vocab < logits.size(); ++row) {
+    const absl::Span<const float> row_logits = logits.subspan(row * vocab, vocab);
+    const int32_t target = targets_[scores_.size()];
+    ScoredToken& score = scores_.emplace_back();
+    score.token = target;
+    score.logprob = LogprobOf(row_logits, target);
+    if (top_ > 0) score.top = TopLogprobs(row_logits, top_);
+  }
+  if (scores_.size() < targets_.size()) return std::nullopt;
+  GenerationEvent event;
+  event.finish = FinishReason::kLength;
+  return event;
+}
+
+}  // namespace quantloom
