@@ -220,6 +220,14 @@ const SafetensorsFile* SafetensorsDirectory::FindShard(absl::string_view name) c
   return it == shard_of_.end() ? nullptr : it->second;
 }
 
+std::vector<std::string> SafetensorsDirectory::names() const {
+  std::vector<std::string> names;
+  names.reserve(shard_of_.size());
+  for (const auto& [name, shard] : shard_of_) names.push_back(name);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
 const SafetensorsTensor* SafetensorsDirectory::Find(absl::string_view name) const {
   const SafetensorsFile* shard = FindShard(name);
   return shard == nullptr ? nullptr : shard->Find(name);

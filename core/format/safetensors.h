@@ -74,7 +74,8 @@ class SafetensorsDirectory {
   const SafetensorsTensor* Find(absl::string_view name) const;
   // The shard that Find's tensor lies in; null when there is none.
   const SafetensorsFile* FindShard(absl::string_view name) const;
-  uint64_t tensor_count() const { return shard_of_.size(); }
+  // Of all tensors that Find finds, in alphabetical order.
+  std::vector<std::string> names() const;
 
  private:
   SafetensorsDirectory() = default;
