@@ -106,9 +106,6 @@ class GenerationEngine {
   // Called on the engine's thread, events of one request in order; must not block.
   using EventCallback = std::function<void(const GenerationEvent&)>;
 
-  // Bytes of the KV cache that an engine with these limits allocates for such a model.
-  static uint64_t KvCacheBytes(const ModelConfig& config, const Limits& limits);
-
   // INVALID_ARGUMENT naming a limit that makes no sense; RESOURCE_EXHAUSTED when the KV cache
   // cannot be allocated.
   static absl::StatusOr<std::unique_ptr<GenerationEngine>> Create(

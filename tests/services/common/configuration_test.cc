@@ -1,0 +1,157 @@
+#include "services/common/configuration.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+#include <vector>
+
+#include "services/common/version.h"
+
+namespace quantloom {
+namespace {
+
+using ::testing::HasSubstr;
+
+// One service's settings, parsed from arguments, the environment and a file.
+class ConfigurationTest : public ::testing::Test {
+ protected:
+  ~ConfigurationTest() override {
+    for (const std::string& name : variables_) unsetenv(name.c_str());
+  }
+
+  void SetVariable(const std::string& name, const std::string& value) {
+    variables_.push_back(name);
+    setenv(name.c_str(), value.c_str(), 1);
+  }
+
+  std::string WriteConfigFile(const std::string& text) {
+    const std::string path = ::testing::TempDir() + "/configuration_test.toml";
+    std::ofstream(path) << text;
+    return path;
+  }
+
+  std::optional<int> Parse(std::vector<const char*> arguments) {
+    configuration_.Add("threads", threads_, "Threads")->check(CLI::Range(0, 64));
+    configuration_.Add("model-root", model_root_, "Models");
+    configuration_.Add("grace-period", grace_period_, "Grace");
+    arguments.insert(arguments.begin(), "quantloom-test");
+    return configuration_.Parse(static_cast<int>(arguments.size()), arguments.data(), out_, err_);
+  }
+
+  Configuration configuration_{"quantloom-test", "A test."};
+  int threads_ = 1;
+  std::string model_root_ = "/models";
+  absl::Duration grace_period_ = absl::Seconds(30);
+  std::ostringstream out_;
+  std::ostringstream err_;
+
+ private:
+  std::vector<std::string> variables_;
+};
+
+TEST_F(ConfigurationTest, Parse_KeepsDefaultsThatNothingOverrides) {
+  EXPECT_EQ(Parse({}), std::nullopt);
+  EXPECT_EQ(threads_, 1);
+  EXPECT_EQ(model_root_, "/models");
+  EXPECT_EQ(grace_period_, absl::Seconds(30));
+}
+
+TEST_F(ConfigurationTest, Parse_FlagWinsOverVariableOverFileOverDefault) {
+  const std::string file =
+      WriteConfigFile("threads = 2\nmodel-root = \"/file\"\ngrace-period = \"2s\"\n");
+  SetVariable("QUANTLOOM_THREADS", "3");
+  SetVariable("QUANTLOOM_MODEL_ROOT", "/variable");
+  EXPECT_EQ(Parse({"--config", file.c_str(), "--threads", "4"}), std::nullopt) << err_.str();
+  EXPECT_EQ(threads_, 4);
+  EXPECT_EQ(model_root_, "/variable");
+  EXPECT_EQ(grace_period_, absl::Seconds(2));
+}
+
+TEST_F(ConfigurationTest, Parse_TakesTheFileFromTheEnvironment) {
+  SetVariable("QUANTLOOM_CONFIG", WriteConfigFile("threads = 7\n"));
+  EXPECT_EQ(Parse({}), std::nullopt) << err_.str();
+  EXPECT_EQ(threads_, 7);
+}
+
+TEST_F(ConfigurationTest, Parse_TreatsAnEmptyVariableAsUnset) {
+  SetVariable("QUANTLOOM_THREADS", "");
+  EXPECT_EQ(Parse({}), std::nullopt) << err_.str();
+  EXPECT_EQ(threads_, 1);
+}
+
+TEST_F(ConfigurationTest, Parse_IgnoresVariablesOfOtherPrograms) {
+  SetVariable("QUANTLOOM_SERVER_SERVICE_HOST", "10.0.0.1");
+  EXPECT_EQ(Parse({}), std::nullopt) << err_.str();
+}
+
+TEST_F(ConfigurationTest, Parse_RefusesAnUnknownFlag) {
+  EXPECT_EQ(Parse({"--thread", "4"}), 2);
+  EXPECT_THAT(err_.str(), HasSubstr("--thread"));
+}
+
+TEST_F(ConfigurationTest, Parse_RefusesAnUnknownKey) {
+  EXPECT_EQ(Parse({"--config", WriteConfigFile("treads = 4\n").c_str()}), 2);
+  EXPECT_THAT(err_.str(), HasSubstr("treads"));
+}
+
+TEST_F(ConfigurationTest, Parse_RefusesAMissingFile) {
+  EXPECT_EQ(Parse({"--config", "/nonexistent/quantloom.toml"}), 2);
+  EXPECT_THAT(err_.str(), HasSubstr("/nonexistent/quantloom.toml"));
+}
+
+TEST_F(ConfigurationTest, Parse_RefusesAPositionalArgument) { EXPECT_EQ(Parse({"4"}), 2); }
+
+struct BadValue {
+  const char* flag;
+  const char* value;
+};
+class BadValueTest : public ConfigurationTest, public ::testing::WithParamInterface<BadValue> {};
+
+TEST_P(BadValueTest, Parse_RefusesAndNamesTheSetting) {
+  const std::string argument = std::string(GetParam().flag) + "=" + GetParam().value;
+  EXPECT_EQ(Parse({argument.c_str()}), 2);
+  EXPECT_THAT(err_.str(), HasSubstr(GetParam().flag));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, BadValueTest,
+                         ::testing::Values(BadValue{"--threads", "many"},
+                                           BadValue{"--threads", "-1"}, BadValue{"--threads", "65"},
+                                           BadValue{"--threads", "4x"},
+                                           BadValue{"--grace-period", "30"},
+                                           BadValue{"--grace-period", "-1s"}));
+
+TEST_F(ConfigurationTest, PrintConfig_WritesAFileThatGivesTheSameSettings) {
+  EXPECT_EQ(Parse({"--print-config", "--threads=5", "--grace-period=90s"}), 0);
+  const std::string file = WriteConfigFile(out_.str());
+
+  Configuration again("quantloom-test", "A test.");
+  int threads = 0;
+  std::string model_root;
+  absl::Duration grace_period;
+  again.Add("threads", threads, "");
+  again.Add("model-root", model_root, "");
+  again.Add("grace-period", grace_period, "");
+  const char* arguments[] = {"quantloom-test", "--config", file.c_str()};
+  EXPECT_EQ(again.Parse(3, arguments, out_, err_), std::nullopt) << err_.str() << out_.str();
+  EXPECT_EQ(threads, 5);
+  EXPECT_EQ(model_root, "/models");
+  EXPECT_EQ(grace_period, absl::Seconds(90));
+}
+
+TEST_F(ConfigurationTest, Help_ListsSettingsWithVariablesAndDefaults) {
+  EXPECT_EQ(Parse({"--help"}), 0);
+  EXPECT_THAT(out_.str(), HasSubstr("--model-root"));
+  EXPECT_THAT(out_.str(), HasSubstr("QUANTLOOM_MODEL_ROOT"));
+  EXPECT_THAT(out_.str(), HasSubstr("/models"));
+}
+
+TEST_F(ConfigurationTest, Version_IsPrinted) {
+  EXPECT_EQ(Parse({"--version"}), 0);
+  EXPECT_THAT(out_.str(), HasSubstr(Version()));
+}
+
+}  // namespace
+}  // namespace quantloom
