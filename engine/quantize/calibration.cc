@@ -8,6 +8,7 @@
 #include "core/base/status.h"
 #include "engine/kv_cache.h"
 #include "engine/model.h"
+#include "engine/random.h"
 #include "engine/sampler.h"
 #include "engine/window_runner.h"
 
@@ -60,16 +61,14 @@ class ImportanceAccumulator {
   Sha256 digest_;
 };
 
-// The first tokens of sampled sequence `index`: BOS where there is one, then one that SplitMix64
-// draws from the vocabulary, so that sequences differ from their start.
+// The first tokens of sampled sequence `index`: BOS where there is one, then one drawn from the
+// vocabulary, so that sequences differ from their start.
 std::vector<int32_t> SequenceStart(const LoadedModel& model, uint64_t seed, uint32_t index) {
-  uint64_t x = seed + (index + 1) * 0x9E3779B97F4A7C15u;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  x ^= x >> 31;
   std::vector<int32_t> start;
   if (model.config().bos_token_id) start.push_back(*model.config().bos_token_id);
-  auto token = static_cast<int32_t>(x % model.config().vocab_size);
+  // The samplers draw from the streams of seed, seed + 1, ...; this one is apart from them.
+  auto token = static_cast<int32_t>(UniformDraw(~seed, index) *
+                                    static_cast<double>(model.config().vocab_size));
   for (uint64_t tries = 0; model.tokenizer().IsSpecial(token); ++tries) {
     if (tries == model.config().vocab_size) break;  // a vocabulary of special tokens alone
     token = static_cast<int32_t>((static_cast<uint64_t>(token) + 1) % model.config().vocab_size);
