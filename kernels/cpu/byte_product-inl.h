@@ -1,0 +1,239 @@
+// The integer form of a product: int8 weights times int8 activations, exact in int32 within a block
+// of 16 columns, then 16 fp32 lanes over the groups (see linear.h).
+//
+// A step is 64 columns: 64 weight bytes and 64 activation bytes, multiplied and added in fours into
+// 16 int32 lanes. What one step of 64 products costs:
+//   AVX3_DL  1: vpdpbusd. Its weight operand is unsigned, so weights carry a bias of 128; the
+//               accumulators start from -128 * (sum of the block's activations).
+//   AVX3     6: |w|, sign of w to a (mask, masked negate), vpmaddubsw, vpmaddwd, add
+//   AVX2     2 x 5: |w|, vpsignb, vpmaddubsw, vpmaddwd, add
+// vpmaddubsw adds two products in int16: 2 * 127 * 128 = 32 512 does not saturate, because
+// activations lie in [-127, 127].
+#if defined(QUANTLOOM_KERNELS_CPU_BYTE_PRODUCT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef QUANTLOOM_KERNELS_CPU_BYTE_PRODUCT_INL_H_
+#undef QUANTLOOM_KERNELS_CPU_BYTE_PRODUCT_INL_H_
+#else
+#define QUANTLOOM_KERNELS_CPU_BYTE_PRODUCT_INL_H_
+#endif
+
+#include "hwy/highway.h"
+#include "kernels/cpu/lanes-inl.h"
+#include "kernels/cpu/linear.h"
+
+QUANTLOOM_BEFORE_NAMESPACE();
+namespace quantloom::cpu {
+namespace HWY_NAMESPACE {
+
+#undef QUANTLOOM_X86_512
+#undef QUANTLOOM_X86_256
+#define QUANTLOOM_X86_512 (HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL)
+#define QUANTLOOM_X86_256 (HWY_TARGET == HWY_AVX2)
+
+constexpr size_t kStep = Activations::kStepCols;
+constexpr size_t kGroupSteps = Activations::kGroupCols / kStep;
+
+// The 64 bytes of a step, and the int32 sums of its 16 quads.
+#if QUANTLOOM_X86_512
+using Bytes64 = __m512i;
+using Sums16 = __m512i;
+#elif QUANTLOOM_X86_256
+struct Bytes64 {
+  __m256i lo, hi;  // columns 0..31, 32..63
+};
+using Sums16 = Bytes64;
+#else
+struct Bytes64 {
+  int8_t b[kStep];
+};
+struct Sums16 {
+  int32_t s[kLanes];
+};
+#endif
+
+HWY_INLINE Bytes64 LoadBytes(const void* from) {
+#if QUANTLOOM_X86_512
+  return _mm512_loadu_si512(from);
+#elif QUANTLOOM_X86_256
+  const auto* p = static_cast<const __m256i*>(from);
+  return {_mm256_loadu_si256(p), _mm256_loadu_si256(p + 1)};
+#else
+  Bytes64 r;
+  hwy::CopyBytes<kStep>(from, &r);
+  return r;
+#endif
+}
+
+HWY_INLINE void StoreBytes(const Bytes64& bytes, void* to) {
+#if QUANTLOOM_X86_512
+  _mm512_storeu_si512(to, bytes);
+#elif QUANTLOOM_X86_256
+  auto* p = static_cast<__m256i*>(to);
+  _mm256_storeu_si256(p, bytes.lo);
+  _mm256_storeu_si256(p + 1, bytes.hi);
+#else
+  hwy::CopyBytes<kStep>(&bytes, to);
+#endif
+}
+
+// int8 weights in the form that Dot takes: on AVX3_DL unsigned with a bias of 128, elsewhere as
+// they are. Flipping the sign bit adds 128 modulo 256.
+HWY_INLINE Bytes64 ToOperand(Bytes64 weights) {
+#if HWY_TARGET == HWY_AVX3_DL
+  return _mm512_xor_si512(weights, _mm512_set1_epi8(static_cast<char>(0x80)));
+#else
+  return weights;
+#endif
+}
+
+// What a block's accumulators start from.
+HWY_INLINE Sums16 StartSums(const int32_t* biases) {
+#if HWY_TARGET == HWY_AVX3_DL
+  return _mm512_loadu_si512(biases);
+#elif QUANTLOOM_X86_512
+  (void)biases;
+  return _mm512_setzero_si512();
+#elif QUANTLOOM_X86_256
+  (void)biases;
+  return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+#else
+  (void)biases;
+  return {};
+#endif
+}
+
+#if QUANTLOOM_X86_256
+HWY_INLINE __m256i Dot256(__m256i sums, __m256i w, __m256i a) {
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+#endif
+
+// sums + the 16 quads' products of weights `w` (operand form) and activations `a`.
+HWY_INLINE Sums16 Dot(const Sums16& sums, const Bytes64& w, const Bytes64& a) {
+#if HWY_TARGET == HWY_AVX3_DL
+  return _mm512_dpbusd_epi32(sums, w, a);
+#elif QUANTLOOM_X86_512
+  const __m512i signed_a =
+      _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(w), _mm512_setzero_si512(), a);
+  const __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(w), signed_a);
+  return _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+#elif QUANTLOOM_X86_256
+  return {Dot256(sums.lo, w.lo, a.lo), Dot256(sums.hi, w.hi, a.hi)};
+#else
+  Sums16 r = sums;
+  for (size_t l = 0; l < kLanes; ++l) {
+    for (size_t j = 4 * l; j < 4 * l + 4; ++j) {
+      r.s[l] += static_cast<int32_t>(w.b[j]) * static_cast<int32_t>(a.b[j]);
+    }
+  }
+  return r;
+#endif
+}
+
+// Exact: block sums are below 2^24.
+HWY_INLINE Lanes ToFloat(const Sums16& sums) {
+#if QUANTLOOM_X86_512
+  return {{LaneVec{_mm512_cvtepi32_ps(sums)}}};
+#elif QUANTLOOM_X86_256
+  return {{LaneVec{_mm256_cvtepi32_ps(sums.lo)}, LaneVec{_mm256_cvtepi32_ps(sums.hi)}}};
+#else
+  HWY_ALIGN float values[kLanes];
+  for (size_t l = 0; l < kLanes; ++l) values[l] = static_cast<float>(sums.s[l]);
+  return LoadLanes(values);
+#endif
+}
+
+// A row of weights in operand form that was decoded to memory: the source of a product's weights
+// when several tokens use them.
+struct DecodedRow {
+  const uint8_t* bytes;
+  HWY_INLINE Bytes64 Step(size_t step) const { return LoadBytes(bytes + step * kStep); }
+};
+
+// What ByteTile reads of T activation rows.
+template <size_t T>
+struct TokenTile {
+  const int8_t* codes[T];
+  const float* scales[T];
+  const int32_t* biases[T];
+};
+
+template <size_t T>
+HWY_INLINE TokenTile<T> MakeTokenTile(const Activations& x, size_t first) {
+  TokenTile<T> tile;
+  for (size_t t = 0; t < T; ++t) {
+    tile.codes[t] = x.codes(first + t);
+    tile.scales[t] = x.scales(first + t);
+    tile.biases[t] = x.biases(first + t);
+  }
+  return tile;
+}
+
+// One group of `steps` steps: sums[r][t] += scale * (block sums), lane by lane.
+template <size_t R, size_t T, class Source>
+HWY_INLINE void ByteGroup(const Source* rows, const TokenTile<T>& x, size_t group, size_t steps,
+                          Lanes (&sums)[R][T]) {
+  Sums16 blocks[R][T];
+#pragma GCC unroll 8
+  for (size_t t = 0; t < T; ++t) {
+    const Sums16 start = StartSums(x.biases[t] + group * kLanes);
+#pragma GCC unroll 8
+    for (size_t r = 0; r < R; ++r) blocks[r][t] = start;
+  }
+  const auto step_body = [&](size_t step) HWY_ATTR {
+    Bytes64 tokens[T];
+#pragma GCC unroll 8
+    for (size_t t = 0; t < T; ++t) tokens[t] = LoadBytes(x.codes[t] + step * kStep);
+#pragma GCC unroll 8
+    for (size_t r = 0; r < R; ++r) {
+      const Bytes64 weights = rows[r].Step(step);
+#pragma GCC unroll 8
+      for (size_t t = 0; t < T; ++t) blocks[r][t] = Dot(blocks[r][t], weights, tokens[t]);
+    }
+  };
+  const size_t first = group * kGroupSteps;
+  if (steps == kGroupSteps) {
+#pragma GCC unroll 4
+    for (size_t s = 0; s < kGroupSteps; ++s) step_body(first + s);
+  } else {
+    for (size_t s = 0; s < steps; ++s) step_body(first + s);
+  }
+#pragma GCC unroll 8
+  for (size_t t = 0; t < T; ++t) {
+    const Lanes scale = LoadLanes(x.scales[t] + group * kLanes);
+#pragma GCC unroll 8
+    for (size_t r = 0; r < R; ++r) sums[r][t] = Fma(ToFloat(blocks[r][t]), scale, sums[r][t]);
+  }
+}
+
+// out[t][r] = sum over columns of activation scale * (weight * activation), R rows x T tokens.
+template <size_t R, size_t T, class Source>
+HWY_INLINE void ByteTile(const Source* rows, const TokenTile<T>& x, size_t steps,
+                         float (&out)[T][R]) {
+  Lanes sums[R][T];
+#pragma GCC unroll 8
+  for (size_t r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (size_t t = 0; t < T; ++t) sums[r][t] = Splat(0.0f);
+  }
+  const size_t full = steps / kGroupSteps;
+  for (size_t group = 0; group < full; ++group) {
+    ByteGroup<R, T>(rows, x, group, kGroupSteps, sums);
+  }
+  if (steps % kGroupSteps != 0) ByteGroup<R, T>(rows, x, full, steps % kGroupSteps, sums);
+#pragma GCC unroll 8
+  for (size_t t = 0; t < T; ++t) {
+    if constexpr (R == 4) {
+      TreeSum4(sums[0][t], sums[1][t], sums[2][t], sums[3][t], out[t]);
+    } else {
+#pragma GCC unroll 8
+      for (size_t r = 0; r < R; ++r) out[t][r] = TreeSum(sums[r][t]);
+    }
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace quantloom::cpu
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

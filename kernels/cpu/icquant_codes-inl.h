@@ -1,0 +1,192 @@
+// From the stored bits of ICQuant rows to bytes in registers: 64 columns a step.
+#if defined(QUANTLOOM_KERNELS_CPU_ICQUANT_CODES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef QUANTLOOM_KERNELS_CPU_ICQUANT_CODES_INL_H_
+#undef QUANTLOOM_KERNELS_CPU_ICQUANT_CODES_INL_H_
+#else
+#define QUANTLOOM_KERNELS_CPU_ICQUANT_CODES_INL_H_
+#endif
+
+#include "core/codec/code_packing.h"
+#include "hwy/highway.h"
+#include "kernels/cpu/byte_product-inl.h"
+
+QUANTLOOM_BEFORE_NAMESPACE();
+namespace quantloom::cpu {
+namespace HWY_NAMESPACE {
+
+// The codes of a full block of 64 columns, one byte each. The strided packing (code_packing.h)
+// makes this one broadcast load, one shift whose count varies by lane, one mask:
+//   n = 4: 32 bytes twice, shifted by 0 and 4;   n = 2: 16 bytes four times, by 0, 2, 4, 6;
+//   n = 1: 8 bytes eight times, by 0..7;         n = 3: the 2-bit and the 1-bit part together.
+// Shifts are of wider lanes than bytes; the mask removes what crosses over.
+template <int kBits>
+HWY_INLINE Bytes64 UnpackCodes(const uint8_t* block) {
+  if constexpr (kBits == 8) return LoadBytes(block);
+#if QUANTLOOM_X86_512
+  const auto mask = [](int value) HWY_ATTR { return _mm512_set1_epi8(static_cast<char>(value)); };
+  if constexpr (kBits == 4) {
+    const __m512i twice =
+        _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block)));
+    const __m512i shifts = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(4), 1);
+    return _mm512_and_si512(_mm512_srlv_epi16(twice, shifts), mask(15));
+  }
+  const __m512i two_bits = _mm512_srlv_epi32(
+      _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block))),
+      _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6));
+  if constexpr (kBits == 2) return _mm512_and_si512(two_bits, mask(3));
+  int64_t one_bits;
+  hwy::CopyBytes<8>(block + (kBits == 3 ? 16 : 0), &one_bits);
+  const __m512i eight_times = _mm512_set1_epi64(one_bits);
+  if constexpr (kBits == 1) {
+    return _mm512_and_si512(
+        _mm512_srlv_epi64(eight_times, _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7)), mask(1));
+  } else {
+    // Bit j of each byte belongs at bit 2: rotated right by j - 2. (high & 4) | (two_bits & 3) is
+    // "high where the mask 4 is set, else two_bits" with bits 3 and up cleared.
+    const __m512i high =
+        _mm512_rorv_epi64(eight_times, _mm512_setr_epi64(62, 63, 0, 1, 2, 3, 4, 5));
+    const __m512i merged = _mm512_ternarylogic_epi64(mask(4), high, two_bits, 0xCA);
+    return _mm512_and_si512(merged, mask(7));
+  }
+#elif QUANTLOOM_X86_256
+  const auto both = [](__m256i lo, __m256i hi, int value) HWY_ATTR {
+    const __m256i mask = _mm256_set1_epi8(static_cast<char>(value));
+    return Bytes64{_mm256_and_si256(lo, mask), _mm256_and_si256(hi, mask)};
+  };
+  if constexpr (kBits == 4) {
+    const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block));
+    return both(pairs, _mm256_srli_epi16(pairs, 4), 15);
+  }
+  const __m256i twice =
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));
+  const Bytes64 two_bits =
+      both(_mm256_srlv_epi32(twice, _mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2)),
+           _mm256_srlv_epi32(twice, _mm256_setr_epi32(4, 4, 4, 4, 6, 6, 6, 6)), 3);
+  if constexpr (kBits == 2) return two_bits;
+  int64_t one_bits;
+  hwy::CopyBytes<8>(block + (kBits == 3 ? 16 : 0), &one_bits);
+  const __m256i four_times = _mm256_set1_epi64x(one_bits);
+  if constexpr (kBits == 1) {
+    return both(_mm256_srlv_epi64(four_times, _mm256_setr_epi64x(0, 1, 2, 3)),
+                _mm256_srlv_epi64(four_times, _mm256_setr_epi64x(4, 5, 6, 7)), 1);
+  } else {
+    // Bit j of each byte belongs at bit 2. The first four are shifted left by 2 beforehand; what
+    // that drops belongs to bits 6 and 7.
+    const __m256i ahead = _mm256_slli_epi64(four_times, 2);
+    const Bytes64 high = both(_mm256_srlv_epi64(ahead, _mm256_setr_epi64x(0, 1, 2, 3)),
+                              _mm256_srlv_epi64(four_times, _mm256_setr_epi64x(2, 3, 4, 5)), 4);
+    return {_mm256_or_si256(two_bits.lo, high.lo), _mm256_or_si256(two_bits.hi, high.hi)};
+  }
+#else
+  Bytes64 codes;
+  for (uint32_t c = 0; c < kStep; ++c) {
+    codes.b[c] = static_cast<int8_t>(BlockCode(block, kBits, kStep, c));
+  }
+  return codes;
+#endif
+}
+
+// One row's byte tables, entries 0..2^n-1 inliers, then as many outliers; broadcast to every 128
+// bits for byte shuffles. Up to 16 entries fit one shuffle; n = 4 with outliers has two.
+struct ByteTables {
+#if QUANTLOOM_X86_512
+  __m512i first, second;
+#elif QUANTLOOM_X86_256
+  __m256i first, second;
+#else
+  int8_t entries[32];
+#endif
+};
+
+// `kEntries` bytes at `table`: 2 to 32, a power of two.
+template <size_t kEntries>
+HWY_INLINE ByteTables LoadTables(const int8_t* table) {
+  ByteTables r;
+#if QUANTLOOM_X86_512 || QUANTLOOM_X86_256
+  __m128i first;
+  if constexpr (kEntries < 16) {
+    int64_t entries = 0;
+    hwy::CopyBytes<kEntries>(table, &entries);
+    first = _mm_cvtsi64_si128(entries);
+  } else {
+    first = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+  }
+  __m128i second = first;
+  if constexpr (kEntries == 32) {
+    second = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table + 16));
+  }
+#if QUANTLOOM_X86_512
+  r.first = ToOperand(_mm512_broadcast_i32x4(first));
+  r.second = ToOperand(_mm512_broadcast_i32x4(second));
+#else
+  r.first = _mm256_broadcastsi128_si256(first);
+  r.second = _mm256_broadcastsi128_si256(second);
+#endif
+#else
+  hwy::CopyBytes<kEntries>(table, r.entries);
+#endif
+  return r;
+}
+
+#if QUANTLOOM_X86_256
+// 0xFF in byte i where bit i of `bits` is set: byte i gets a copy of the bits' byte i / 8, of which
+// bit i % 8 is tested. 3 operations after the broadcast.
+HWY_INLINE __m256i SpreadBits(uint32_t bits) {
+  const __m256i bytes =
+      _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(bits)),
+                          _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
+                                           2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3));
+  const __m256i bit = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
+  return _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit);
+}
+
+template <int kBits>
+HWY_INLINE __m256i LookUp256(__m256i codes, uint32_t outliers, const ByteTables& tables) {
+  const __m256i mask = SpreadBits(outliers);
+  if constexpr (kBits == 4) {
+    return _mm256_blendv_epi8(_mm256_shuffle_epi8(tables.first, codes),
+                              _mm256_shuffle_epi8(tables.second, codes), mask);
+  } else {
+    const __m256i part = _mm256_and_si256(mask, _mm256_set1_epi8(1 << kBits));
+    return _mm256_shuffle_epi8(tables.first, _mm256_or_si256(codes, part));
+  }
+}
+#endif
+
+// table[part << n | code] for the 64 columns; bit c of `outliers` is column c's part.
+template <int kBits, bool kOutliers>
+HWY_INLINE Bytes64 LookUp(const Bytes64& codes, uint64_t outliers, const ByteTables& tables) {
+#if QUANTLOOM_X86_512
+  if constexpr (!kOutliers) {
+    return _mm512_shuffle_epi8(tables.first, codes);
+  } else if constexpr (kBits == 4) {
+    const __m512i inliers = _mm512_shuffle_epi8(tables.first, codes);
+    return _mm512_mask_shuffle_epi8(inliers, _cvtu64_mask64(outliers), tables.second, codes);
+  } else {
+    const __m512i index =
+        _mm512_mask_add_epi8(codes, _cvtu64_mask64(outliers), codes, _mm512_set1_epi8(1 << kBits));
+    return _mm512_shuffle_epi8(tables.first, index);
+  }
+#elif QUANTLOOM_X86_256
+  if constexpr (!kOutliers) {
+    return {_mm256_shuffle_epi8(tables.first, codes.lo),
+            _mm256_shuffle_epi8(tables.first, codes.hi)};
+  } else {
+    return {LookUp256<kBits>(codes.lo, static_cast<uint32_t>(outliers), tables),
+            LookUp256<kBits>(codes.hi, static_cast<uint32_t>(outliers >> 32), tables)};
+  }
+#else
+  Bytes64 r;
+  for (size_t c = 0; c < kStep; ++c) {
+    const size_t part = kOutliers ? (outliers >> c) & 1 : 0;
+    r.b[c] = tables.entries[part << kBits | static_cast<size_t>(codes.b[c])];
+  }
+  return r;
+#endif
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace quantloom::cpu
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

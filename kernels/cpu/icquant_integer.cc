@@ -1,0 +1,172 @@
+// ICQuant with 8-bit centroids: codes become int8 centroids in registers and are multiplied there.
+#include "core/codec/code_packing.h"
+#include "kernels/cpu/icquant_kernels.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/icquant_integer.cc"
+#include "hwy/foreach_target.h"
+// Highway's headers follow foreach_target.h, which includes this file once per target.
+#include "hwy/highway.h"
+#include "kernels/cpu/byte_product-inl.h"
+#include "kernels/cpu/icquant_codes-inl.h"
+#include "kernels/cpu/lanes-inl.h"
+
+QUANTLOOM_BEFORE_NAMESPACE();
+namespace quantloom::cpu {
+namespace HWY_NAMESPACE {
+
+// Tile shapes. One token: rows share the activations' loads and hide each other's latencies; each
+// row keeps its tables, block sums and lanes in registers. Several tokens: 16 block sums, 4 weights
+// and an activation of 512 bits; the lanes wait in L1 between groups.
+#if QUANTLOOM_X86_512
+constexpr size_t kByteRows = 4, kByteTokens = 4;
+#else
+constexpr size_t kByteRows = 2, kByteTokens = 2;
+#endif
+
+// A row decoded on the fly. 64 weights take, on 512 bits with n = 4 and outliers: broadcast load,
+// shift, mask, 2 shuffles, and the bitmap's move to a mask register.
+template <int kBits, bool kOutliers>
+struct PackedRow {
+  const uint8_t* codes;
+  const uint64_t* outliers;
+  ByteTables tables;
+
+  HWY_INLINE Bytes64 Step(size_t step) const {
+    const uint8_t* block = codes + step * CodeBlockBytes(kBits, kStep);
+    return LookUp<kBits, kOutliers>(UnpackCodes<kBits>(block), kOutliers ? outliers[step] : 0,
+                                    tables);
+  }
+};
+
+// Eight-bit codes are the centroids.
+template <>
+struct PackedRow<8, false> {
+  const uint8_t* codes;
+
+  HWY_INLINE Bytes64 Step(size_t step) const { return ToOperand(LoadBytes(codes + step * kStep)); }
+};
+
+template <int kBits, bool kOutliers>
+HWY_INLINE PackedRow<kBits, kOutliers> OpenRow(const IcquantView& view, size_t row) {
+  const uint8_t* codes = view.codes + row * view.code_stride;
+  if constexpr (kBits == 8) {
+    return {codes};
+  } else {
+    return {codes, kOutliers ? view.outliers + row * view.steps : nullptr,
+            LoadTables<(kOutliers ? 2u : 1u) << kBits>(view.matrix->centroids(row))};
+  }
+}
+
+// Scales the tile's sums and writes them.
+template <size_t R, size_t T>
+HWY_INLINE void StoreTile(const IcquantView& view, const Activations& x, const ProductRange& range,
+                          size_t row, size_t token, const float (&sums)[T][R]) {
+  for (size_t t = 0; t < T; ++t) {
+    float* y = range.y + (token + t) * range.stride + row;
+    for (size_t r = 0; r < R; ++r) {
+      const float scaled = view.scales[row + r] * sums[t][r];
+      y[r] = view.offsets == nullptr
+                 ? scaled
+                 : std::fma(view.offsets[row + r], x.total(range.first_token + token + t), scaled);
+    }
+  }
+}
+
+template <size_t R, size_t T, class Source>
+HWY_INLINE void MultiplyTile(const IcquantView& view, const Activations& x,
+                             const ProductRange& range, size_t row, size_t token,
+                             const Source* rows) {
+  float sums[T][R];
+  ByteTile<R, T>(rows, MakeTokenTile<T>(x, range.first_token + token), view.steps, sums);
+  StoreTile<R, T>(view, x, range, row, token, sums);
+}
+
+template <size_t R, class Source>
+HWY_INLINE void MultiplyTokens(const IcquantView& view, const Activations& x,
+                               const ProductRange& range, size_t row, const Source* rows) {
+  size_t t = 0;
+  for (; t + kByteTokens <= range.tokens; t += kByteTokens) {
+    MultiplyTile<R, kByteTokens>(view, x, range, row, t, rows);
+  }
+  for (; t < range.tokens; ++t) MultiplyTile<R, 1>(view, x, range, row, t, rows);
+}
+
+// R rows from `row` on, all tokens. Several tokens share one decoding into `scratch` (R rows).
+template <int kBits, bool kOutliers, size_t R>
+HWY_INLINE void MultiplyRows(const IcquantView& view, const Activations& x,
+                             const ProductRange& range, size_t row, uint8_t* scratch) {
+  PackedRow<kBits, kOutliers> packed[R];
+#pragma GCC unroll 8
+  for (size_t r = 0; r < R; ++r) packed[r] = OpenRow<kBits, kOutliers>(view, row + r);
+  if constexpr (kBits == 8) {
+    MultiplyTokens<R>(view, x, range, row, packed);
+  } else {
+    if (range.tokens == 1) {
+      MultiplyTile<R, 1>(view, x, range, row, 0, packed);
+      return;
+    }
+    DecodedRow decoded[R];
+    for (size_t r = 0; r < R; ++r) {
+      uint8_t* to = scratch + r * view.steps * kStep;
+      for (size_t s = 0; s < view.steps; ++s) StoreBytes(packed[r].Step(s), to + s * kStep);
+      decoded[r].bytes = to;
+    }
+    MultiplyTokens<R>(view, x, range, row, decoded);
+  }
+}
+
+template <int kBits, bool kOutliers>
+void MultiplyBits(const IcquantView& view, const Activations& x, const ProductRange& range,
+                  uint8_t* scratch) {
+  size_t row = range.row_begin;
+  for (; row + kByteRows <= range.row_end; row += kByteRows) {
+    MultiplyRows<kBits, kOutliers, kByteRows>(view, x, range, row, scratch);
+  }
+  for (; row < range.row_end; ++row) {
+    MultiplyRows<kBits, kOutliers, 1>(view, x, range, row, scratch);
+  }
+}
+
+size_t DecodedRows() { return kByteRows; }
+
+void MultiplyInteger(const IcquantView& view, const Activations& x, const ProductRange& range,
+                     uint8_t* scratch) {
+  const bool outliers = view.outliers != nullptr;
+  switch (view.matrix->code_bits()) {
+    case 1:
+      return outliers ? MultiplyBits<1, true>(view, x, range, scratch)
+                      : MultiplyBits<1, false>(view, x, range, scratch);
+    case 2:
+      return outliers ? MultiplyBits<2, true>(view, x, range, scratch)
+                      : MultiplyBits<2, false>(view, x, range, scratch);
+    case 3:
+      return outliers ? MultiplyBits<3, true>(view, x, range, scratch)
+                      : MultiplyBits<3, false>(view, x, range, scratch);
+    case 4:
+      return outliers ? MultiplyBits<4, true>(view, x, range, scratch)
+                      : MultiplyBits<4, false>(view, x, range, scratch);
+    default:
+      return MultiplyBits<8, false>(view, x, range, scratch);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace quantloom::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace quantloom::cpu {
+
+HWY_EXPORT(DecodedRows);
+HWY_EXPORT(MultiplyInteger);
+
+void MultiplyIcquantInteger(const IcquantView& view, const Activations& x,
+                            const ProductRange& range) {
+  thread_local AlignedVector<uint8_t> scratch;
+  scratch.resize(HWY_DYNAMIC_DISPATCH(DecodedRows)() * view.steps * Activations::kStepCols);
+  HWY_DYNAMIC_DISPATCH(MultiplyInteger)(view, x, range, scratch.data());
+}
+
+}  // namespace quantloom::cpu
+#endif  // HWY_ONCE

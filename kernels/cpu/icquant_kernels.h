@@ -1,0 +1,40 @@
+// What the ICQuant operator and its two products share.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/codec/icquant_matrix.h"
+#include "kernels/cpu/linear.h"
+
+namespace quantloom::cpu {
+
+// An ICQuant matrix laid out for the kernels: every row is whole blocks of 64 columns.
+struct IcquantView {
+  const IcquantMatrix* matrix;
+  const uint8_t* codes;  // [rows, code_stride bytes], each row `steps` full blocks
+  size_t code_stride;
+  const uint64_t* outliers;  // [rows, steps]: bit c of a step's word is column c; null without
+  size_t steps;              // blocks of a row
+  const float* scales;       // [rows], integer form only
+  const float* offsets;      // [rows], or null
+};
+
+// Rows and tokens of one call: y[t * stride + r] for r in [row_begin, row_end) and t in
+// [0, tokens), the latter being x's rows first_token + t.
+struct ProductRange {
+  size_t row_begin, row_end;
+  size_t first_token, tokens;
+  float* y;  // the first token's outputs
+  size_t stride;
+};
+
+// value = scale * q + offset. A row's sum S of products with q gives
+// y = fma(offset, total of the activations, scale * S).
+void MultiplyIcquantInteger(const IcquantView& view, const Activations& x,
+                            const ProductRange& range);
+
+// Any table of levels, in the float form.
+void MultiplyIcquantFloat(const IcquantView& view, const Activations& x, const ProductRange& range);
+
+}  // namespace quantloom::cpu

@@ -1,0 +1,264 @@
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kernels/cpu/linear.h"
+#include "tests/kernels/every_target.h"
+#include "tests/kernels/icquant_matrices.h"
+
+namespace quantloom::cpu {
+namespace {
+
+using Form = IcquantCodebook;
+
+std::vector<float> Product(const LinearOperator& op, const std::vector<float>& x, size_t tokens) {
+  Activations activations;
+  activations.Assign(x.data(), tokens, op.cols(), op.cols(), op.needs_quantized_activations());
+  std::vector<float> y(tokens * op.rows());
+  op.Multiply(activations, 0, op.rows(), y.data(), op.rows());
+  return y;
+}
+
+std::unique_ptr<LinearOperator> MakeOperator(const RandomIcquant& random) {
+  auto op = LinearOperator::FromPacked(random.Open());
+  EXPECT_TRUE(op.ok()) << op.status();
+  return std::move(op).value();
+}
+
+// The stored q of one weight: value = scale * q + offset, read through the format's accessors.
+int StoredCentroid(const IcquantMatrix& matrix, uint64_t row, uint64_t col) {
+  const uint32_t code = RowCode(matrix.row_codes(row), matrix.code_bits(), matrix.cols(), col);
+  if (matrix.code_bits() == 8) return static_cast<int8_t>(code);
+  uint64_t word = 0;
+  matrix.OutlierBitmap(row, col / 64, 1, &word);
+  const uint32_t part = static_cast<uint32_t>(word >> (col % 64)) & 1u;
+  return matrix.centroids(row)[part << matrix.code_bits() | code];
+}
+
+// The documented sum of the integer form, in plain scalar code.
+float IntegerSum(const IcquantMatrix& matrix, const Activations& x, uint64_t row, size_t token) {
+  float lanes[16] = {};
+  for (size_t group = 0; group < x.groups(); ++group) {
+    int32_t blocks[16] = {};
+    const size_t begin = group * 256, end = std::min<size_t>(begin + 256, matrix.cols());
+    for (size_t c = begin; c < end; ++c) {
+      blocks[c % 64 / 4] += StoredCentroid(matrix, row, c) * x.codes(token)[c];
+    }
+    for (size_t l = 0; l < 16; ++l) {
+      lanes[l] = std::fma(static_cast<float>(blocks[l]), x.scales(token)[group * 16 + l], lanes[l]);
+    }
+  }
+  for (size_t width = 8; width > 0; width /= 2) {
+    for (size_t l = 0; l < width; ++l) lanes[l] += lanes[l + width];
+  }
+  const float scaled = matrix.scale(row) * lanes[0];
+  return matrix.has_offset() ? std::fma(matrix.offset(row), x.total(token), scaled) : scaled;
+}
+
+struct FormCase {
+  Form form;
+  int bits;
+  bool outliers;
+  bool offset;
+};
+
+void PrintTo(const FormCase& c, std::ostream* out) {
+  *out << Describe({c.bits, c.form, c.outliers, c.offset, 0, 0});
+}
+
+class IntegerForms : public testing::TestWithParam<FormCase> {};
+
+TEST_P(IntegerForms, ProductIsTheDocumentedSumForEveryColumnCount) {
+  const FormCase c = GetParam();
+  for (uint64_t cols = 1; cols <= 200; ++cols) {
+    const uint64_t rows = 1 + cols % 6;
+    const RandomIcquant random({c.bits, c.form, c.outliers, c.offset, rows, cols},
+                               static_cast<uint32_t>(cols));
+    const auto matrix = random.Open();
+    const auto op = MakeOperator(random);
+    const size_t tokens = 1 + cols % 3;
+    const std::vector<float> x = RandomFloats(tokens * cols, static_cast<uint32_t>(cols) + 7);
+    Activations activations;
+    activations.Assign(x.data(), tokens, cols, cols, true);
+    std::vector<float> expected(tokens * rows);
+    for (size_t t = 0; t < tokens; ++t) {
+      for (uint64_t r = 0; r < rows; ++r) {
+        expected[t * rows + r] = IntegerSum(*matrix, activations, r, t);
+      }
+    }
+    OnEveryTarget([&](const std::string&) {
+      ASSERT_TRUE(SameBits(Product(*op, x, tokens), expected)) << "cols " << cols;
+    });
+  }
+}
+
+TEST_P(IntegerForms, ManyTokensAndAnyRowSplitGiveTheBitsOfOneToken) {
+  const FormCase c = GetParam();
+  const uint64_t rows = 23, cols = 576;
+  const RandomIcquant random({c.bits, c.form, c.outliers, c.offset, rows, cols}, 11);
+  const auto op = MakeOperator(random);
+  const size_t tokens = 301;  // several token blocks, and a remainder of every tile
+  const std::vector<float> x = RandomFloats(tokens * cols, 12);
+  std::vector<float> one_by_one;
+  for (size_t t = 0; t < tokens; ++t) {
+    const std::vector<float> y = Product(*op,
+                                         {x.begin() + static_cast<int64_t>(t * cols),
+                                          x.begin() + static_cast<int64_t>((t + 1) * cols)},
+                                         1);
+    one_by_one.insert(one_by_one.end(), y.begin(), y.end());
+  }
+  OnEveryTarget(
+      [&](const std::string&) { EXPECT_TRUE(SameBits(Product(*op, x, tokens), one_by_one)); });
+  Activations activations;
+  activations.Assign(x.data(), tokens, cols, cols, true);
+  for (size_t grain : {1, 5, 16}) {
+    std::vector<float> y(tokens * rows);
+    for (size_t r = 0; r < rows; r += grain) {
+      op->Multiply(activations, r, std::min<size_t>(r + grain, rows), y.data(), rows);
+    }
+    EXPECT_TRUE(SameBits(y, one_by_one)) << grain;
+  }
+}
+
+TEST_P(IntegerForms, ErrorComesFromQuantizedActivationsAlone) {
+  // Against the decoded weights in double precision: each activation is off by at most half a step
+  // of its block, each addition by its rounding.
+  const FormCase c = GetParam();
+  const uint64_t rows = 8, cols = 1536;
+  const RandomIcquant random({c.bits, c.form, c.outliers, c.offset, rows, cols}, 5);
+  const auto matrix = random.Open();
+  std::vector<float> weights(rows * cols);
+  matrix->DecodeTile(0, rows, 0, cols, weights.data(), cols);
+  const std::vector<float> x = RandomFloats(cols, 6);
+  Activations a;
+  a.Assign(x.data(), 1, cols, cols, true);
+  const std::vector<float> y = Product(*MakeOperator(random), x, 1);
+  for (uint64_t r = 0; r < rows; ++r) {
+    double expected = 0, bound = 0, magnitude = 0;
+    for (uint64_t col = 0; col < cols; ++col) {
+      const double w = weights[r * cols + col];
+      expected += w * x[col];
+      bound += std::fabs(w) * a.scales(0)[col / 256 * 16 + col % 64 / 4] * 0.5001;
+      magnitude += std::fabs(w * x[col]);
+    }
+    EXPECT_NEAR(y[r], expected, bound + 1e-5 * magnitude);
+    EXPECT_GT(bound, 0);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, IntegerForms,
+    testing::Values(FormCase{Form::kInt8, 1, true, true}, FormCase{Form::kInt8, 1, false, false},
+                    FormCase{Form::kInt8, 2, true, true}, FormCase{Form::kInt8, 2, false, true},
+                    FormCase{Form::kInt8, 3, true, false}, FormCase{Form::kInt8, 3, false, true},
+                    FormCase{Form::kInt8, 4, true, true}, FormCase{Form::kInt8, 4, false, false},
+                    FormCase{Form::kInt8, 8, false, true}, FormCase{Form::kInt8, 8, false, false},
+                    FormCase{Form::kTensor, 2, true, false},
+                    FormCase{Form::kTensor, 4, true, false}));
+
+TEST(IcquantProduct, ExtremeCentroidsAndActivationsDoNotSaturate) {
+  // Every weight and activation at +-127: the largest sums that the integer form can form.
+  const uint64_t rows = 4, cols = 512;
+  std::vector<Plane> planes(2);
+  planes[0] = {"codes", DType::kU8, {rows * cols}, std::vector<uint8_t>(rows * cols)};
+  for (uint64_t i = 0; i < rows * cols; ++i) {
+    planes[0].bytes[i] = static_cast<uint8_t>(i / cols % 2 == 0 ? 127 : -127);
+  }
+  planes[1] = {"scale", DType::kBF16, {32}, std::vector<uint8_t>(64)};
+  for (uint64_t r = 0; r < rows; ++r)
+    planes[1].bytes[2 * r + 1] = 0x3F, planes[1].bytes[2 * r] = 0x80;
+  IcquantOptions options;
+  options.bits = 8;
+  options.outliers = 0;
+  options.inner = IcquantInner::kRtn;
+  options.codebook = Form::kInt8;
+  options.offset = IcquantOffset::kNone;
+  const std::vector<PlaneView> views = {planes[0].view(), planes[1].view()};
+  OnEveryTarget([&](const std::string&) {
+    auto matrix = IcquantMatrix::Open(options, rows, cols, views);
+    ASSERT_TRUE(matrix.ok()) << matrix.status();
+    const auto op = LinearOperator::FromPacked(std::move(matrix).value());
+    ASSERT_TRUE(op.ok());
+    for (float sign : {1.0f, -1.0f}) {
+      const std::vector<float> y = Product(**op, std::vector<float>(cols, 127.0f * sign), 1);
+      for (uint64_t r = 0; r < rows; ++r) {
+        EXPECT_EQ(y[r], sign * (r % 2 == 0 ? 1.0f : -1.0f) * 127 * 127 * cols);
+      }
+    }
+  });
+}
+
+class FloatForms : public testing::TestWithParam<FormCase> {};
+
+TEST_P(FloatForms, ProductIsTheSixteenLaneSumOfTheDecodedRow) {
+  const FormCase c = GetParam();
+  for (uint64_t cols : {1, 7, 16, 63, 64, 65, 100, 128, 200, 576}) {
+    for (uint64_t rows : {1, 7}) {
+      const RandomIcquant random({c.bits, c.form, c.outliers, false, rows, cols},
+                                 static_cast<uint32_t>(cols));
+      std::vector<float> weights(rows * cols);
+      random.Open()->DecodeTile(0, rows, 0, cols, weights.data(), cols);
+      const auto op = MakeOperator(random);
+      EXPECT_FALSE(op->needs_quantized_activations());
+      for (size_t tokens : {1, 5, 60}) {
+        const std::vector<float> x = RandomFloats(tokens * cols, 3);
+        std::vector<float> expected(tokens * rows);
+        for (size_t t = 0; t < tokens; ++t) {
+          for (uint64_t r = 0; r < rows; ++r) {
+            expected[t * rows + r] = SixteenLaneDot(&weights[r * cols], &x[t * cols], cols);
+          }
+        }
+        OnEveryTarget([&](const std::string&) {
+          ASSERT_TRUE(SameBits(Product(*op, x, tokens), expected)) << rows << " x " << cols;
+        });
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, FloatForms,
+    testing::Values(FormCase{Form::kFp16, 1, true, false}, FormCase{Form::kFp16, 2, true, false},
+                    FormCase{Form::kFp16, 3, true, false}, FormCase{Form::kFp16, 4, true, false},
+                    FormCase{Form::kFp16, 4, false, false}, FormCase{Form::kRange, 2, true, false},
+                    FormCase{Form::kRange, 3, false, false}, FormCase{Form::kRange, 4, true, false},
+                    FormCase{Form::kRange, 8, true, false},
+                    FormCase{Form::kRange, 8, false, false}));
+
+TEST(IcquantOperator, DecodeRowGivesTheCodecsValues) {
+  for (uint64_t cols : {65, 576}) {
+    const RandomIcquant random({4, Form::kInt8, true, true, 9, cols}, 1);
+    std::vector<float> expected(9 * cols), actual(9 * cols);
+    random.Open()->DecodeTile(0, 9, 0, cols, expected.data(), cols);
+    const auto op = MakeOperator(random);
+    for (uint64_t r = 0; r < 9; ++r) op->DecodeRow(r, &actual[r * cols]);
+    EXPECT_TRUE(SameBits(actual, expected));
+  }
+}
+
+TEST(IcquantOperator, WeightBytesCountWhatAProductReads) {
+  // 4-bit codes, one bitmap bit, 32 one-byte centroids and two 2-byte scales a row.
+  const RandomIcquant random({4, Form::kInt8, true, true, 64, 1024}, 1);
+  EXPECT_EQ(MakeOperator(random)->weight_bytes(), 64u * (512 + 128 + 32 + 4));
+}
+
+// A codec that no kernel knows.
+class OtherMatrix final : public PackedMatrix {
+ public:
+  OtherMatrix() : PackedMatrix("other:bits=3", 2, 2) {}
+  void DecodeTile(uint64_t, uint64_t, uint64_t, uint64_t, float*, uint64_t) const override {}
+  BitBreakdown bits() const override { return {}; }
+};
+
+TEST(FromPacked, UnknownCodecIsUnimplementedAndNamed) {
+  const auto op = LinearOperator::FromPacked(std::make_unique<OtherMatrix>());
+  EXPECT_EQ(op.status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(op.status().message()), testing::HasSubstr("other:bits=3"));
+}
+
+}  // namespace
+}  // namespace quantloom::cpu
