@@ -316,17 +316,25 @@ absl::Status CheckLimits(const GenerationEngine::Limits& limits) {
   return absl::OkStatus();
 }
 
+uint64_t KvTokens(const ModelConfig& config, const GenerationEngine::Limits& limits) {
+  if (limits.kv_tokens != 0) return limits.kv_tokens;
+  return limits.max_running * std::min<uint64_t>(config.max_position, kDefaultKvTokensEach);
+}
+
 }  // namespace
+
+uint64_t GenerationEngine::KvCacheBytes(const ModelConfig& config, const Limits& limits) {
+  return KvCache::Bytes(config, KvTokens(config, limits), limits.kv_block_tokens,
+                        limits.kv_element);
+}
 
 absl::StatusOr<std::unique_ptr<GenerationEngine>> GenerationEngine::Create(
     std::shared_ptr<const LoadedModel> model, const Limits& limits) {
   QL_RETURN_IF_ERROR(CheckLimits(limits));
-  const uint64_t kv_tokens =
-      limits.kv_tokens != 0
-          ? limits.kv_tokens
-          : limits.max_running * std::min<uint64_t>(model->config().max_position, 2048);
-  QL_ASSIGN_OR_RETURN(auto kv, KvCache::Create(model->model().backend(), model->config(), kv_tokens,
-                                               limits.kv_block_tokens, limits.kv_element));
+  QL_ASSIGN_OR_RETURN(
+      auto kv, KvCache::Create(model->model().backend(), model->config(),
+                               KvTokens(model->config(), limits), limits.kv_block_tokens,
+                               limits.kv_element));
   Scheduler::Limits scheduler;
   scheduler.max_running = limits.max_running;
   scheduler.step_tokens = limits.step_tokens;

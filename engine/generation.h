@@ -44,6 +44,8 @@ struct GenerationRequest {
   absl::Time deadline = absl::InfiniteFuture();
 };
 inline constexpr uint32_t kMaxLogprobs = 20;
+// KV cache tokens per running sequence where no capacity is given; less for a shorter context.
+inline constexpr uint32_t kDefaultKvTokensEach = 2048;
 inline constexpr size_t kMaxStopStrings = 64;
 inline constexpr size_t kMaxStopStringBytes = 1024;
 
@@ -99,12 +101,16 @@ class GenerationEngine {
     uint32_t max_waiting = 64;     // queued beyond them
     uint32_t step_tokens = 512;    // token budget of one step
     uint32_t prefill_chunk = 128;  // prompt tokens of one sequence per step
-    uint32_t kv_tokens = 0;        // KV cache capacity; 0: max_running * min(context, 2048)
+    // KV cache capacity; 0: max_running * min(context, kDefaultKvTokensEach).
+    uint32_t kv_tokens = 0;
     uint32_t kv_block_tokens = 16;
     KvElement kv_element = KvElement::kF16;
   };
   // Called on the engine's thread, events of one request in order; must not block.
   using EventCallback = std::function<void(const GenerationEvent&)>;
+
+  // Bytes of the KV cache that an engine with these limits allocates for such a model.
+  static uint64_t KvCacheBytes(const ModelConfig& config, const Limits& limits);
 
   // INVALID_ARGUMENT naming a limit that makes no sense; RESOURCE_EXHAUSTED when the KV cache
   // cannot be allocated.

@@ -28,15 +28,10 @@ void BlockAllocator::Release(BlockTable& table) {
   table.clear();
 }
 
-absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(Backend& backend,
-                                                         const ModelConfig& config, uint64_t tokens,
-                                                         uint32_t block_tokens, KvElement element) {
-  if (block_tokens == 0) return absl::InvalidArgumentError("kv_block_tokens must be positive");
-  const uint64_t blocks = std::max<uint64_t>(1, (tokens + block_tokens - 1) / block_tokens);
-  if (blocks > std::numeric_limits<int32_t>::max()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a KV cache of ", tokens, " tokens in blocks of ", block_tokens, " has too many blocks"));
-  }
+namespace {
+
+KvShape ShapeFor(const ModelConfig& config, uint64_t blocks, uint32_t block_tokens,
+                 KvElement element) {
   KvShape shape;
   shape.layers = static_cast<uint32_t>(config.num_layers);
   shape.blocks = static_cast<uint32_t>(blocks);
@@ -44,6 +39,31 @@ absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(Backend& backend,
   shape.kv_heads = static_cast<uint32_t>(config.num_kv_heads);
   shape.head_dim = static_cast<uint32_t>(config.head_dim);
   shape.element = element;
+  return shape;
+}
+
+uint64_t BlocksFor(uint64_t tokens, uint32_t block_tokens) {
+  return std::max<uint64_t>(1, (tokens + block_tokens - 1) / block_tokens);
+}
+
+}  // namespace
+
+uint64_t KvCache::Bytes(const ModelConfig& config, uint64_t tokens, uint32_t block_tokens,
+                        KvElement element) {
+  return BlocksFor(tokens, block_tokens) *
+         ShapeFor(config, /*blocks=*/1, block_tokens, element).block_bytes();
+}
+
+absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(Backend& backend,
+                                                         const ModelConfig& config, uint64_t tokens,
+                                                         uint32_t block_tokens, KvElement element) {
+  if (block_tokens == 0) return absl::InvalidArgumentError("kv_block_tokens must be positive");
+  const uint64_t blocks = BlocksFor(tokens, block_tokens);
+  if (blocks > std::numeric_limits<int32_t>::max()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a KV cache of ", tokens, " tokens in blocks of ", block_tokens, " has too many blocks"));
+  }
+  const KvShape shape = ShapeFor(config, blocks, block_tokens, element);
   QL_ASSIGN_OR_RETURN(auto storage, backend.AllocateKv(shape));
   return std::unique_ptr<KvCache>(
       new KvCache(BlockAllocator(shape.blocks, block_tokens), std::move(storage)));

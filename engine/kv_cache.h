@@ -49,6 +49,9 @@ class KvCache {
   static absl::StatusOr<std::unique_ptr<KvCache>> Create(Backend& backend,
                                                          const ModelConfig& config, uint64_t tokens,
                                                          uint32_t block_tokens, KvElement element);
+  // Bytes of memory that Create takes.
+  static uint64_t Bytes(const ModelConfig& config, uint64_t tokens, uint32_t block_tokens,
+                        KvElement element);
 
   BlockAllocator& blocks() { return blocks_; }
   const BlockAllocator& blocks() const { return blocks_; }
