@@ -1,0 +1,47 @@
+#include "services/server/server_options.h"
+
+namespace quantloom {
+
+ServerOptions::ServerOptions() {
+  grpc.address = "127.0.0.1:50052";
+  grpc.metrics_address = "127.0.0.1:9092";
+}
+
+void ServerOptions::AddTo(Configuration& configuration) {
+  grpc.AddTo(configuration);
+  log.AddTo(configuration);
+  configuration.Add("model-root", model_root, "Directory of packed model directories");
+  configuration.Add("load", load, "Model to load at start; may be given several times")
+      ->allow_extra_args(false);
+  configuration.Add("load-all", load_all, "Load every model under the root that can be loaded");
+  configuration
+      .Add("verify", verify, "What loading compares with the stored digests: header or full")
+      ->check(CLI::IsMember({"header", "full"}));
+  configuration
+      .Add("memory-limit", memory_limit,
+           "Bytes for weights and KV caches of all models, e.g. 8GiB; 0: no limit")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
+  configuration.Add("threads", threads, "Threads of forward passes; 0: one per processor")
+      ->check(CLI::Range(0, 1024));
+  configuration.Add("max-running", engine.max_running, "Sequences in one batch, per model")
+      ->check(CLI::Range(1, 4096));
+  configuration
+      .Add("max-waiting", engine.max_waiting, "Requests that may wait beyond them, per model")
+      ->check(CLI::Range(0, 1 << 20));
+  configuration
+      .Add("kv-tokens", engine.kv_tokens,
+           "Tokens a model's KV cache holds; 0: max-running x the context length, at most 2048 "
+           "each")
+      ->check(CLI::Range(0, 1 << 30));
+  configuration.Add("step-tokens", engine.step_tokens, "Tokens in one step, at least max-running")
+      ->check(CLI::Range(1, 1 << 16));
+  configuration
+      .Add("prefill-chunk", engine.prefill_chunk, "Prompt tokens of one sequence in one step")
+      ->check(CLI::Range(1, 1 << 16));
+  configuration
+      .Add("max-prompt-bytes", input.max_prompt_bytes,
+           "Largest prompt, chat or text of a request, in bytes of UTF-8")
+      ->check(CLI::Range(1, 1 << 30));
+}
+
+}  // namespace quantloom

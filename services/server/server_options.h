@@ -1,0 +1,35 @@
+// The server's settings; docs/configuration.md lists them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/format/packed_model.h"
+#include "engine/generation.h"
+#include "services/common/configuration.h"
+#include "services/common/grpc_server.h"
+#include "services/common/logging.h"
+#include "services/server/request_conversion.h"
+
+namespace quantloom {
+
+struct ServerOptions {
+  ServerOptions();
+
+  GrpcServerOptions grpc;
+  LogOptions log;
+  std::string model_root = "models";
+  std::vector<std::string> load;  // models to load at start; the server fails without them
+  bool load_all = false;          // and all others that can be
+  std::string verify = "header";  // header, full
+  uint64_t memory_limit = 0;      // bytes; 0: none
+  int threads = 0;                // 0: one per processor
+  GenerationEngine::Limits engine;
+  InputLimits input{.max_prompt_bytes = 1 << 20};
+
+  void AddTo(Configuration& configuration);
+  Verify verify_mode() const { return verify == "full" ? Verify::kFull : Verify::kHeader; }
+};
+
+}  // namespace quantloom

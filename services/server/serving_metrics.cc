@@ -1,0 +1,113 @@
+#include "services/server/serving_metrics.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+
+namespace quantloom {
+namespace {
+
+using prometheus::MetricType;
+
+// Seconds. A token takes milliseconds; a first token up to a long prompt's prefill and queue.
+const prometheus::Histogram::BucketBoundaries& TokenBuckets() {
+  static const prometheus::Histogram::BucketBoundaries buckets = {
+      0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03,
+      0.05,  0.075, 0.1,   0.15,  0.25,  0.5,  1,     2.5,  5};
+  return buckets;
+}
+
+const prometheus::Histogram::BucketBoundaries& WaitBuckets() {
+  static const prometheus::Histogram::BucketBoundaries buckets = {
+      0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120};
+  return buckets;
+}
+
+prometheus::Family<prometheus::Histogram>& HistogramFamily(prometheus::Registry& registry,
+                                                           const char* name, const char* help) {
+  return prometheus::BuildHistogram().Name(name).Help(help).Register(registry);
+}
+
+struct EngineMetric {
+  const char* name;
+  const char* help;
+  MetricType type;
+  double (*read)(const EngineStats&);
+};
+
+constexpr EngineMetric kEngineMetrics[] = {
+    {"quantloom_prompt_tokens_total", "Prompt tokens processed", MetricType::Counter,
+     [](const EngineStats& stats) { return static_cast<double>(stats.prompt_tokens); }},
+    {"quantloom_generated_tokens_total", "Tokens generated", MetricType::Counter,
+     [](const EngineStats& stats) { return static_cast<double>(stats.generated_tokens); }},
+    {"quantloom_preemptions_total", "Requests that lost their KV blocks and were recomputed",
+     MetricType::Counter,
+     [](const EngineStats& stats) { return static_cast<double>(stats.preemptions); }},
+    {"quantloom_weight_bytes_read_total", "Bytes of weights read by forward passes",
+     MetricType::Counter,
+     [](const EngineStats& stats) { return static_cast<double>(stats.weight_bytes_read); }},
+    {"quantloom_requests_running", "Requests in the running batch", MetricType::Gauge,
+     [](const EngineStats& stats) { return static_cast<double>(stats.requests_running); }},
+    {"quantloom_requests_waiting", "Requests queued for the batch", MetricType::Gauge,
+     [](const EngineStats& stats) { return static_cast<double>(stats.requests_waiting); }},
+    {"quantloom_batch_size", "Tokens in the last step's batch", MetricType::Gauge,
+     [](const EngineStats& stats) { return static_cast<double>(stats.last_batch_tokens); }},
+    {"quantloom_kv_cache_usage_ratio", "Share of the KV cache's blocks in use", MetricType::Gauge,
+     [](const EngineStats& stats) {
+       return stats.kv_blocks_used / std::max(1.0, static_cast<double>(stats.kv_blocks_total));
+     }},
+};
+
+prometheus::ClientMetric Labelled(std::vector<prometheus::ClientMetric::Label> labels,
+                                  MetricType type, double value) {
+  prometheus::ClientMetric metric;
+  metric.label = std::move(labels);
+  (type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
+  return metric;
+}
+
+}  // namespace
+
+ServingMetrics::ServingMetrics(prometheus::Registry& registry)
+    : queue_time_(HistogramFamily(registry, "quantloom_queue_time_seconds",
+                                  "From a request's submission to its first step")),
+      time_to_first_token_(HistogramFamily(registry, "quantloom_time_to_first_token_seconds",
+                                           "From a request's arrival to its first token")),
+      inter_token_latency_(HistogramFamily(registry, "quantloom_inter_token_latency_seconds",
+                                           "Between consecutive tokens of a request")) {}
+
+StreamMetrics ServingMetrics::ForModel(const std::string& model) {
+  return {queue_time_.Add({{"model", model}}, WaitBuckets()),
+          time_to_first_token_.Add({{"model", model}}, WaitBuckets()),
+          inter_token_latency_.Add({{"model", model}}, TokenBuckets())};
+}
+
+std::vector<prometheus::MetricFamily> EngineMetrics::Collect() const {
+  const std::vector<ModelRegistry::Lease> models = models_.Loaded();
+  std::vector<EngineStats> stats;
+  stats.reserve(models.size());
+  for (const auto& model : models) stats.push_back(model->engine->stats());
+
+  std::vector<prometheus::MetricFamily> families;
+  for (const EngineMetric& metric : kEngineMetrics) {
+    prometheus::MetricFamily& family =
+        families.emplace_back(prometheus::MetricFamily{metric.name, metric.help, metric.type, {}});
+    for (size_t i = 0; i < models.size(); ++i) {
+      family.metric.push_back(
+          Labelled({{"model", models[i]->name}}, metric.type, metric.read(stats[i])));
+    }
+  }
+  prometheus::MetricFamily& info = families.emplace_back(prometheus::MetricFamily{
+      "quantloom_model_info", "1 for each loaded model", MetricType::Gauge, {}});
+  for (const auto& model : models) {
+    const std::string& recipe = model->description.recipe();
+    info.metric.push_back(
+        Labelled({{"model", model->name},
+                  {"codec", recipe.substr(0, recipe.find(':'))},
+                  {"bits_per_weight", absl::StrCat(model->description.linear_bits_per_weight())}},
+                 MetricType::Gauge, 1));
+  }
+  return families;
+}
+
+}  // namespace quantloom

@@ -1,0 +1,57 @@
+#include "services/server/unary_call.h"
+
+#include <chrono>
+
+#include "absl/time/clock.h"
+#include "services/common/rpc_status.h"
+
+namespace quantloom {
+namespace {
+
+constexpr absl::Duration kRetryDelay = absl::Seconds(1);
+
+}  // namespace
+
+absl::Time CallDeadline(const grpc::CallbackServerContext& context) {
+  const std::chrono::system_clock::time_point deadline = context.deadline();
+  if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
+  return absl::FromChrono(deadline);
+}
+
+absl::Status GivenUpStatus(absl::Time deadline) {
+  if (absl::Now() >= deadline) return absl::DeadlineExceededError("the deadline is over");
+  return absl::CancelledError("cancelled by the caller");
+}
+
+absl::Status QueueFullStatus() {
+  return WithRetryDelay(absl::ResourceExhaustedError("too many requests are waiting"), kRetryDelay);
+}
+
+std::shared_ptr<UnaryCall> UnaryCall::Start(const grpc::CallbackServerContext& context,
+                                            grpc::ByteBuffer* response) {
+  std::shared_ptr<UnaryCall> call(new UnaryCall(context, response));
+  call->self_ = call;
+  return call;
+}
+
+void UnaryCall::Answer(const google::protobuf::Message* response, const absl::Status& status) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (answered_) return;
+    answered_ = true;
+    if (response != nullptr) *response_ = EncodeMessage(*response);
+  }
+  ServerUnaryReactor::Finish(ToGrpcStatus(status));
+}
+
+void UnaryCall::OnCancel() {
+  given_up_ = true;
+  Finish(GivenUpStatus(deadline_));
+}
+
+void UnaryCall::OnDone() {
+  // Released at the end of this function, when it may be the last share.
+  const std::shared_ptr<UnaryCall> self = std::move(self_);
+}
+
+}  // namespace quantloom
