@@ -13,52 +13,32 @@
 #include "absl/status/statusor.h"
 #include "core/codec/codec.h"
 #include "core/format/model_config.h"
+#include "core/format/packed_manifest.h"
 
 namespace quantloom {
-
-inline constexpr int kPackedFormatVersion =
-    1;  // unstable until CPU and CUDA kernels have both landed
-inline constexpr char kManifestFile[] = "quantloom.json";
-
-// What the manifest says of one tensor.
-struct PackedTensorInfo {
-  std::string name;  // Hugging Face name
-  std::vector<uint64_t> shape;
-  std::string recipe;               // resolved codec recipe, or "raw" for a tensor stored as it is
-  std::vector<std::string> planes;  // plane names, without the tensor's; empty for "raw"
-  double bits_per_weight = 0;       // everything stored, padding included
-  BitBreakdown bits;
-  double relative_error = 0;  // as in EncodedMatrix
-};
-
-// The whole manifest.
-struct PackedManifest {
-  std::string recipe;  // the job's recipe text, canonical
-  std::string source_sha256;
-  std::string calibration_sha256;  // empty when no calibration was used
-  uint64_t seed = 0;
-  double linear_bits_per_weight = 0;      // linear layers of the decoder, everything stored
-  double bits_per_weight = 0;             // all tensors
-  uint64_t packed_bytes = 0;              // bytes of all tensors
-  std::vector<PackedTensorInfo> tensors;  // in forward order
-};
 
 // Writes a packed model, tensor by tensor, into a staging directory, and can resume there after a
 // crash.
 //
-//   ASSIGN(writer, PackedModelWriter::Open(staging));     // existing finished tensors are found
-//   again if (!writer->HasTensor(name)) writer->AddTensor(...); writer->Finish(config,
-//   tokenizer_files, manifest_header, tensor_order);
+//   QL_ASSIGN_OR_RETURN(auto writer, PackedModelWriter::Open(staging, {}));
+//   if (writer->FindTensor(name) == nullptr) QL_RETURN_IF_ERROR(writer->AddEncoded(name, ...));
+//   QL_ASSIGN_OR_RETURN(manifest, writer->Finish(config, tokenizer_files, manifest));
 //
-// Each tensor is fsynced as a file of its own before AddTensor returns; Finish assembles the
-// shards, manifest and config, so that the directory's final bytes do not depend on how often the
-// job was interrupted. The caller publishes the finished directory by renaming it. Thread-safety:
-// none; one writer per staging directory.
+// Each tensor is durable, in a file of its own, before AddEncoded or AddRaw returns; Finish
+// assembles the shards, so the directory's final bytes do not depend on how often the job was
+// interrupted. After a Finish, Open finds the finished tensors again, and Finish gives the same
+// manifest. The caller publishes the finished directory by renaming it.
+//
+// Errors: RESOURCE_EXHAUSTED for a full disk (what was durable stays so), INVALID_ARGUMENT naming
+// the tensor for values or planes that are wrong, FAILED_PRECONDITION for calls out of order.
+// Thread-safety: none; one writer per staging directory.
 class PackedModelWriter {
  public:
   struct Options {
     uint64_t max_shard_bytes = uint64_t{4} << 30;
   };
+  // Creates `staging` when missing. Tensors found there are read and compared with their digests;
+  // what does not match is deleted.
   static absl::StatusOr<std::unique_ptr<PackedModelWriter>> Open(
       const std::filesystem::path& staging, const Options& options);
   virtual ~PackedModelWriter() = default;
@@ -69,13 +49,15 @@ class PackedModelWriter {
   // Stores an encoded matrix (resolved recipe, planes) durably.
   virtual absl::Status AddEncoded(absl::string_view name, uint64_t rows, uint64_t cols,
                                   const EncodedMatrix& encoded) = 0;
-  // Stores a tensor as it is, `values` rounded to `dtype` (F32, F16, BF16).
+  // Stores a tensor as it is, `values` rounded to `dtype` (F32, F16, BF16). INVALID_ARGUMENT for
+  // NaN, infinities, and values that would round to one.
   virtual absl::Status AddRaw(absl::string_view name, absl::Span<const uint64_t> shape, DType dtype,
                               absl::Span<const float> values) = 0;
 
   // Writes shards, index, config.json (with quantization_config), tokenizer files and manifest,
-  // removes the per-tensor files, fsyncs. `manifest`'s tensors, sizes and averages are filled in
-  // here. Returns the manifest.
+  // fsyncs, removes the per-tensor files. `manifest`'s tensors, files, sizes and averages are
+  // filled in here. FAILED_PRECONDITION naming the tensor unless exactly ModelTensors(config) were
+  // added. Returns the manifest.
   virtual absl::StatusOr<PackedManifest> Finish(
       const ModelConfig& config, const std::map<std::string, std::string>& tokenizer_files,
       PackedManifest manifest) = 0;
