@@ -16,6 +16,7 @@
 #include "core/format/gguf.h"
 #include "core/format/gguf_llama.h"
 #include "core/format/safetensors.h"
+#include "core/text/gguf_tokenizer.h"
 
 namespace quantloom {
 namespace {
@@ -259,6 +260,7 @@ class GgufSourceModel final : public SourceModel {
 
   absl::Status Initialize() {
     QL_ASSIGN_OR_RETURN(config_, ModelConfigFromGguf(file_));
+    QL_ASSIGN_OR_RETURN(tokenizer_files_, TokenizerFilesFromGguf(file_));
     std::set<std::string> known = {kGgufRopeFactors};
     for (const TensorSpec& spec : ModelTensors(config_)) {
       const std::string name = GgufTensorName(spec.name).value_or("");

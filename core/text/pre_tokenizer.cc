@@ -3,37 +3,22 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/json.h"
 #include "core/base/status.h"
 #include "core/text/utf8.h"
-#include "nlohmann/json.hpp"
 
 namespace quantloom {
 namespace {
 
 using nlohmann::json;
 
-// Radford et al. 2019, the released GPT-2 encoder: contractions, then runs of letters, of numbers
-// and of the rest, each with at most one space before it; a run of white space gives its last
-// character to the word that follows.
-constexpr absl::string_view kGpt2Pattern =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-
 constexpr int kMaxDepth = 8;
 constexpr size_t kMaxSteps = 64;
 
-absl::StatusOr<bool> BoolMember(const json& object, const char* name, bool fallback) {
-  const auto it = object.find(name);
-  if (it == object.end() || it->is_null()) return fallback;
-  if (!it->is_boolean()) {
-    return absl::InvalidArgumentError(absl::StrCat("'", name, "' must be true or false"));
-  }
-  return it->get<bool>();
-}
-
 // The string member `name`, empty when it is missing or something else.
 std::string StringMember(const json& object, const char* name) {
-  const auto it = object.find(name);
-  return it != object.end() && it->is_string() ? it->get<std::string>() : "";
+  const json* member = FindJson(object, name);
+  return member != nullptr && member->is_string() ? member->get<std::string>() : "";
 }
 
 }  // namespace
@@ -56,12 +41,13 @@ absl::Status PreTokenizer::Append(const json& definition, int depth) {
   if (type == "ByteLevel") return Annotate(AppendByteLevel(definition), "ByteLevel");
   if (type == "Split") return Annotate(AppendSplit(definition), "Split");
   if (type == "Digits") {
-    QL_ASSIGN_OR_RETURN(const bool individual, BoolMember(definition, "individual_digits", false));
+    QL_ASSIGN_OR_RETURN(const bool individual,
+                        JsonFieldOr<bool>(definition, "individual_digits", false));
     return AppendRegex(Step::Kind::kIsolate, individual ? R"(\p{N})" : R"(\p{N}+)");
   }
   if (type == "Sequence") {
-    const auto steps = definition.find("pretokenizers");
-    if (steps == definition.end() || !steps->is_array()) {
+    const json* steps = FindJson(definition, "pretokenizers");
+    if (steps == nullptr || !steps->is_array()) {
       return absl::InvalidArgumentError("Sequence: 'pretokenizers' must be an array");
     }
     for (const json& step : *steps) QL_RETURN_IF_ERROR(Append(step, depth + 1));
@@ -71,8 +57,9 @@ absl::Status PreTokenizer::Append(const json& definition, int depth) {
 }
 
 absl::Status PreTokenizer::AppendByteLevel(const json& definition) {
-  QL_ASSIGN_OR_RETURN(const bool prefix_space, BoolMember(definition, "add_prefix_space", true));
-  QL_ASSIGN_OR_RETURN(const bool use_regex, BoolMember(definition, "use_regex", true));
+  QL_ASSIGN_OR_RETURN(const bool prefix_space,
+                      JsonFieldOr<bool>(definition, "add_prefix_space", true));
+  QL_ASSIGN_OR_RETURN(const bool use_regex, JsonFieldOr<bool>(definition, "use_regex", true));
   if (prefix_space) steps_.push_back({Step::Kind::kPrefixSpace, std::nullopt});
   if (use_regex) QL_RETURN_IF_ERROR(AppendRegex(Step::Kind::kIsolate, kGpt2Pattern));
   byte_level_ = true;
@@ -80,8 +67,8 @@ absl::Status PreTokenizer::AppendByteLevel(const json& definition) {
 }
 
 absl::Status PreTokenizer::AppendSplit(const json& definition) {
-  const auto pattern = definition.find("pattern");
-  if (pattern == definition.end() || !pattern->is_object()) {
+  const json* pattern = FindJson(definition, "pattern");
+  if (pattern == nullptr || !pattern->is_object()) {
     return absl::InvalidArgumentError("'pattern' must be an object");
   }
   std::string regex = StringMember(*pattern, "Regex");
@@ -89,7 +76,7 @@ absl::Status PreTokenizer::AppendSplit(const json& definition) {
   if (regex.empty()) {
     return absl::InvalidArgumentError("'pattern' must hold a non-empty 'Regex' or 'String'");
   }
-  QL_ASSIGN_OR_RETURN(const bool invert, BoolMember(definition, "invert", false));
+  QL_ASSIGN_OR_RETURN(const bool invert, JsonFieldOr<bool>(definition, "invert", false));
   const std::string behavior = StringMember(definition, "behavior");
   if (behavior == "Isolated") return AppendRegex(Step::Kind::kIsolate, regex);
   if (behavior == "Removed") {

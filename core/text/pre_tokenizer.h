@@ -20,6 +20,12 @@
 
 namespace quantloom {
 
+// Radford et al. 2019, the released GPT-2 encoder: contractions, then runs of letters, of numbers
+// and of the rest, each with at most one space before it; a run of white space gives its last
+// character to the word that follows.
+inline constexpr absl::string_view kGpt2Pattern =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+
 class PreTokenizer {
  public:
   // INVALID_ARGUMENT naming the member that is malformed or not supported.

@@ -6,8 +6,8 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "core/base/json.h"
 #include "core/base/status.h"
-#include "nlohmann/json.hpp"
 
 namespace quantloom {
 namespace {
@@ -23,15 +23,8 @@ absl::Status Invalid(absl::string_view message) { return absl::InvalidArgumentEr
 // Member `name` of `object`, null when it is missing.
 const json& Member(const json& object, const char* name) {
   static const json* const kNull = new json();
-  const auto it = object.find(name);
-  return it == object.end() ? *kNull : *it;
-}
-
-absl::StatusOr<bool> BoolMember(const json& object, const char* name) {
-  const json& member = Member(object, name);
-  if (member.is_null()) return false;
-  if (!member.is_boolean()) return Invalid(absl::StrCat("'", name, "' must be true or false"));
-  return member.get<bool>();
+  const json* member = FindJson(object, name);
+  return member == nullptr ? *kNull : *member;
 }
 
 absl::StatusOr<int32_t> TokenIdValue(const json& value, size_t token_count) {
@@ -46,7 +39,6 @@ absl::StatusOr<int32_t> TokenIdValue(const json& value, size_t token_count) {
 class Reader {
  public:
   absl::StatusOr<TokenizerDefinition> Read(const json& root) {
-    if (!root.is_object()) return Invalid("must be an object");
     const json& model = Member(root, "model");
     if (!model.is_object()) return Invalid("model: must be an object");
     QL_RETURN_IF_ERROR(CheckSupported(root, model));
@@ -69,8 +61,7 @@ class Reader {
     // Files older than tokenizers 0.9 leave the type out.
     const json& type = Member(model, "type");
     if (!type.is_null() && type != "BPE") {
-      return Invalid(absl::StrCat("model.type: ", type.dump(-1, ' ', true, kReplace),
-                                  " is not supported, only BPE"));
+      return Invalid(absl::StrCat("model.type: ", DumpJson(type), " is not supported, only BPE"));
     }
     const json& normalizer = Member(root, "normalizer");
     const bool empty_sequence = normalizer.is_object() &&
@@ -152,9 +143,10 @@ class Reader {
   }
 
   absl::Status ReadModelOptions(const json& model) {
-    QL_ASSIGN_OR_RETURN(definition_.fuse_unknown, BoolMember(model, "fuse_unk"));
-    QL_ASSIGN_OR_RETURN(definition_.ignore_merges, BoolMember(model, "ignore_merges"));
-    QL_ASSIGN_OR_RETURN(const bool byte_fallback, BoolMember(model, "byte_fallback"));
+    QL_ASSIGN_OR_RETURN(definition_.fuse_unknown, JsonFieldOr<bool>(model, "fuse_unk", false));
+    QL_ASSIGN_OR_RETURN(definition_.ignore_merges,
+                        JsonFieldOr<bool>(model, "ignore_merges", false));
+    QL_ASSIGN_OR_RETURN(const bool byte_fallback, JsonFieldOr<bool>(model, "byte_fallback", false));
     if (byte_fallback) return Invalid("'byte_fallback' is not supported");
     const json& unknown = Member(model, "unk_token");
     if (unknown.is_null()) return absl::OkStatus();
@@ -187,11 +179,11 @@ class Reader {
     const json& content = Member(value, "content");
     if (!content.is_string() || content == "") return Invalid("'content' must be a string");
     token.content = content.get<std::string>();
-    QL_ASSIGN_OR_RETURN(token.special, BoolMember(value, "special"));
-    QL_ASSIGN_OR_RETURN(token.single_word, BoolMember(value, "single_word"));
-    QL_ASSIGN_OR_RETURN(token.lstrip, BoolMember(value, "lstrip"));
-    QL_ASSIGN_OR_RETURN(token.rstrip, BoolMember(value, "rstrip"));
-    QL_ASSIGN_OR_RETURN(token.normalized, BoolMember(value, "normalized"));
+    QL_ASSIGN_OR_RETURN(token.special, JsonFieldOr<bool>(value, "special", false));
+    QL_ASSIGN_OR_RETURN(token.single_word, JsonFieldOr<bool>(value, "single_word", false));
+    QL_ASSIGN_OR_RETURN(token.lstrip, JsonFieldOr<bool>(value, "lstrip", false));
+    QL_ASSIGN_OR_RETURN(token.rstrip, JsonFieldOr<bool>(value, "rstrip", false));
+    QL_ASSIGN_OR_RETURN(token.normalized, JsonFieldOr<bool>(value, "normalized", false));
     // A token that the vocabulary has keeps the id it has there, as in the reference.
     if (const auto it = ids_.find(token.content); it != ids_.end()) {
       token.id = it->second;
@@ -245,8 +237,6 @@ class Reader {
     return absl::OkStatus();
   }
 
-  static constexpr auto kReplace = json::error_handler_t::replace;
-
   TokenizerDefinition definition_;
   size_t token_count_ = 0;  // vocabulary and added tokens
   SpellingToId ids_;
@@ -256,9 +246,9 @@ class Reader {
 }  // namespace
 
 absl::StatusOr<TokenizerDefinition> ParseTokenizerJson(absl::string_view text) {
-  const json root = json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
-  if (root.is_discarded()) return Invalid("tokenizer.json: is not valid JSON");
-  absl::StatusOr<TokenizerDefinition> definition = Reader().Read(root);
+  const absl::StatusOr<json> root = ParseJsonObject(text);
+  if (!root.ok()) return Annotate(root.status(), "tokenizer.json");
+  absl::StatusOr<TokenizerDefinition> definition = Reader().Read(*root);
   if (!definition.ok()) return Annotate(definition.status(), "tokenizer.json");
   return definition;
 }

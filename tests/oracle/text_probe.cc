@@ -4,12 +4,16 @@
 //   text_probe tokenizer tokenizer.json
 //     {"hex": "...", "parse_special": true}  ->  {"ids": [...], "decoded": "hex", "streamed":
 //     "..."} decoded and streamed leave special tokens out when "skip_special" is true.
+//   text_probe gguf model.gguf
+//     prints the tokenizer files made from its metadata, {"tokenizer.json": "...", ...}.
 #include <iostream>
 #include <string>
 #include <vector>
 
 #include "absl/strings/escaping.h"
 #include "core/base/file.h"
+#include "core/format/gguf.h"
+#include "core/text/gguf_tokenizer.h"
 #include "core/text/tokenizer.h"
 #include "nlohmann/json.hpp"
 
@@ -49,10 +53,26 @@ int RunTokenizer(const char* path) {
   return 0;
 }
 
+int RunGguf(const char* path) {
+  const auto file = GgufFile::Open(path);
+  if (!file.ok()) {
+    std::cerr << file.status() << "\n";
+    return 1;
+  }
+  const auto files = TokenizerFilesFromGguf(*file);
+  if (!files.ok()) {
+    std::cerr << files.status() << "\n";
+    return 1;
+  }
+  std::cout << json(*files).dump() << "\n";
+  return 0;
+}
+
 int Main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "";
   if (mode == "tokenizer" && argc == 3) return RunTokenizer(argv[2]);
-  std::cerr << "usage: text_probe tokenizer FILE\n";
+  if (mode == "gguf" && argc == 3) return RunGguf(argv[2]);
+  std::cerr << "usage: text_probe tokenizer|gguf FILE\n";
   return 2;
 }
 

@@ -6,13 +6,15 @@ The tokenizers are trained here, one for each family of pre-tokenizers.
 """
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 import unicodedata
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+import gguf
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from tokenizers import trainers
 
 import text_samples
@@ -92,19 +94,20 @@ def definitions():
         byte_level(add_prefix_space=True, use_regex=False)]))
 
 
-class Probe:
-    def __init__(self, program, path):
-        self.command = [program, "tokenizer", str(path)]
+def run(command, text=""):
+    done = subprocess.run(command, input=text, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode != 0:
+        raise SystemExit(f"{command}: {done.returncode}: {done.stderr}")
+    return done.stdout
 
-    def ask(self, requests):
-        lines = "".join(json.dumps(r) + "\n" for r in requests)
-        done = subprocess.run(self.command, input=lines, capture_output=True, text=True,
-                              encoding="utf-8")
-        if done.returncode != 0:
-            raise SystemExit(f"{self.command}: {done.returncode}: {done.stderr}")
-        answers = [json.loads(line) for line in done.stdout.split("\n")[:-1]]
-        assert len(answers) == len(requests)
-        return answers
+
+def ask(program, path, requests):
+    lines = "".join(json.dumps(r) + "\n" for r in requests)
+    # Not splitlines(): the answers hold U+2028 and its like.
+    output = run([program, "tokenizer", str(path)], lines).split("\n")
+    answers = [json.loads(line) for line in output[:-1]]
+    assert len(answers) == len(requests)
+    return answers
 
 
 def assigned_character_texts():
@@ -115,11 +118,8 @@ def assigned_character_texts():
             for i in range(0, len(characters), 16)]
 
 
-def compare(name, definition, program, directory):
-    path = directory / "tokenizer.json"
-    path.write_text(json.dumps(definition, ensure_ascii=False), encoding="utf-8")
-    reference = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    probe = Probe(program, path)
+def check(name, reference, program, path):
+    """Compares what the probe makes of the tokenizer.json at `path` with the reference."""
     all_texts = [t.encode() for t in text_samples.test_texts(TEXTS, MARKS)]
     all_texts += text_samples.broken_texts(BROKEN_TEXTS)
     characters = [t.encode() for t in assigned_character_texts()]
@@ -129,7 +129,7 @@ def compare(name, definition, program, directory):
         reference.encode_special_tokens = not parse_special
         requests = [{"hex": t.hex(), "parse_special": parse_special, "skip_special": parse_special}
                     for t in texts]
-        answers = probe.ask(requests)
+        answers = ask(program, path, requests)
         expected = reference.encode_batch([t.decode(errors="replace") for t in texts],
                                           add_special_tokens=False)
         for text, answer, encoding in zip(texts, answers, expected):
@@ -145,12 +145,103 @@ def compare(name, definition, program, directory):
     return failures
 
 
+def check_json(name, definition, program, directory):
+    path = directory / "tokenizer.json"
+    path.write_text(json.dumps(definition, ensure_ascii=False), encoding="utf-8")
+    return check(name, Tokenizer.from_file(str(path)), program, path)
+
+
+def check_gguf(name, reference, gguf_path, program, directory):
+    """The files made from a GGUF file against the tokenizer whose vocabulary the file holds."""
+    files = json.loads(run([program, "gguf", str(gguf_path)]))
+    path = directory / "tokenizer.json"
+    path.write_text(files["tokenizer.json"], encoding="utf-8")
+    failures = check(f"{name}, GGUF", reference, program, path)
+    if "bos" in name:
+        bos = Tokenizer.from_file(str(path)).encode("x").ids[0]
+        failures += bos != reference.token_to_id(MARKS[1])
+    # The generated file must also mean the same to its format's own library.
+    generated = Tokenizer.from_file(str(path))
+    reference.encode_special_tokens = False
+    texts = text_samples.test_texts(2000, MARKS)
+    for text in texts:
+        if (generated.encode(text, add_special_tokens=False).ids
+                != reference.encode(text, add_special_tokens=False).ids):
+            failures += 1
+            print(f"{name}: the generated file disagrees on {text!r}")
+    return failures
+
+
+# Hugging Face's definitions of what these values of tokenizer.ggml.pre stand for.
+GGUF_PRE_TOKENIZERS = {
+    "gpt-2": [pre_tokenizers.ByteLevel(add_prefix_space=False)],
+    "smollm": [pre_tokenizers.Digits(individual_digits=True),
+               pre_tokenizers.ByteLevel(add_prefix_space=False)],
+    "llama-bpe": [pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
+                  pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)],
+    "qwen2": [pre_tokenizers.Split(Regex(QWEN2), "isolated"),
+              pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)],
+}
+
+
+def reference_from_gguf(path, pre):
+    """A tokenizer put together from a GGUF file's vocabulary as the gguf package reads it."""
+    fields = gguf.GGUFReader(path).fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    types = fields["tokenizer.ggml.token_type"].contents()
+    merges = [tuple(m.split(" ")) for m in fields["tokenizer.ggml.merges"].contents()]
+    tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges,
+                                     ignore_merges=pre == "llama-bpe"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(GGUF_PRE_TOKENIZERS[pre])
+    tokenizer.decoder = decoders.ByteLevel()
+    by_type = lambda kind: [t for t, k in zip(tokens, types) if k == kind]
+    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in by_type(3)])
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in by_type(4)])
+    return tokenizer
+
+
+def write_gguf(path, pre, definition):
+    writer = gguf.GGUFWriter(path, "llama")
+    vocab = definition["model"]["vocab"]
+    tokens = sorted(vocab, key=vocab.get)
+    assert [vocab[t] for t in tokens] == list(range(len(tokens)))
+    assert "[W]" not in vocab and "[X]" not in vocab
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens + ["[W]", "[X]"])
+    special = {t["content"] for t in definition["added_tokens"]}
+    writer.add_token_types([3 if t in special else 1 for t in tokens] + [3, 4])
+    writer.add_token_merges([" ".join(m) for m in definition["model"]["merges"]])
+    writer.add_bos_token_id(vocab[MARKS[1]])
+    writer.add_eos_token_id(vocab[MARKS[2]])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
+def gguf_checks(program, directory):
+    failures = 0
+    for pre, steps in GGUF_PRE_TOKENIZERS.items():
+        path = directory / "model.gguf"
+        write_gguf(path, pre, trained(pre_tokenizers.Sequence(steps)))
+        name = pre + (", bos" if pre == "llama-bpe" else "")
+        failures += check_gguf(name, reference_from_gguf(path, pre), path, program, directory)
+    model = os.environ.get("QUANTLOOM_TEST_MODEL")
+    if model:
+        reference = reference_from_gguf(model, "smollm")
+        failures += check_gguf("demonstration model", reference, model, program, directory)
+    else:
+        print("QUANTLOOM_TEST_MODEL is not set: no comparison on the demonstration model")
+    return failures
+
+
 def main():
     program = sys.argv[1]
-    failures = 0
-    with tempfile.TemporaryDirectory() as directory:
-        for name, definition in definitions():
-            failures += compare(name, definition, program, pathlib.Path(directory))
+    with tempfile.TemporaryDirectory() as name:
+        directory = pathlib.Path(name)
+        failures = sum(check_json(title, definition, program, directory)
+                       for title, definition in definitions())
+        failures += gguf_checks(program, directory)
     return 1 if failures else 0
 
 
