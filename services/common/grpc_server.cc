@@ -60,6 +60,11 @@ void SetChannelArguments(const GrpcServerOptions& options, grpc::ServerBuilder& 
   builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 1);
 }
 
+absl::Status WritePortFile(const std::string& path, int port) {
+  if (path.empty()) return absl::OkStatus();
+  return WriteFileAtomically(path, absl::StrCat(port, "\n"));
+}
+
 }  // namespace
 
 void GrpcServerOptions::AddTo(Configuration& configuration) {
@@ -67,8 +72,9 @@ void GrpcServerOptions::AddTo(Configuration& configuration) {
   configuration.Add(
       "metrics-address", metrics_address,
       "host:port to serve Prometheus metrics on; port 0 picks a free one; \"\": none");
-  configuration.Add("port-file", port_file,
-                    "File to write grpc_port=N and metrics_port=N to once they are bound");
+  configuration.Add("port-file", port_file, "File to write the port bound for gRPC to");
+  configuration.Add("metrics-port-file", metrics_port_file,
+                    "File to write the port bound for metrics to");
   configuration.Add("max-message-bytes", max_message_bytes, "Largest message in either direction")
       ->check(CLI::Range(1 << 16, 1 << 30));
   configuration.Add("keepalive-interval", keepalive_interval,
@@ -107,11 +113,8 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   server->SetServing(false);
 
   if (!options.metrics_address.empty()) QL_RETURN_IF_ERROR(metrics.Serve(options.metrics_address));
-  if (!options.port_file.empty()) {
-    QL_RETURN_IF_ERROR(WriteFileAtomically(
-        options.port_file,
-        absl::StrCat("grpc_port=", server->port_, "\nmetrics_port=", metrics.port(), "\n")));
-  }
+  QL_RETURN_IF_ERROR(WritePortFile(options.metrics_port_file, metrics.port()));
+  QL_RETURN_IF_ERROR(WritePortFile(options.port_file, server->port_));
   LogInfo("listening", {{"address", options.address},
                         {"grpc_port", server->port_},
                         {"metrics_port", metrics.port()}});

@@ -26,9 +26,10 @@
 namespace quantloom {
 
 struct GrpcServerOptions {
-  std::string address;          // host:port; port 0 picks a free one
-  std::string metrics_address;  // the same, for HTTP; empty: no metrics endpoint
-  std::string port_file;        // written when both ports are bound; empty: none
+  std::string address;            // host:port; port 0 picks a free one
+  std::string metrics_address;    // the same, for HTTP; empty: no metrics endpoint
+  std::string port_file;          // gets the port bound for gRPC, in decimal; empty: none
+  std::string metrics_port_file;  // the same for metrics
   int max_message_bytes = 16 << 20;
   absl::Duration keepalive_interval = absl::Seconds(60);
   absl::Duration keepalive_timeout = absl::Seconds(20);
@@ -53,8 +54,8 @@ class GrpcServer {
 
   // Binds the address, starts to serve `services`, which must outlive this object, and binds the
   // metrics endpoint. The health service (grpc.health.v1) knows each service by its full name, and
-  // the whole server as ""; all are NOT_SERVING until SetServing. The port file then holds the
-  // lines `grpc_port=N` and `metrics_port=N` (0: none), and the log says the same.
+  // the whole server as ""; all are NOT_SERVING until SetServing. The port files appear when both
+  // ports are bound, each complete or not at all, and the log says the same.
   // UNAVAILABLE when an address cannot be bound.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
       const GrpcServerOptions& options, const std::vector<grpc::Service*>& services,
