@@ -43,7 +43,9 @@ struct QuantizeOptions {
 struct QuantizeProgress {
   enum class Phase { kLoading, kCalibrating, kEncoding, kWriting, kEvaluating };
   Phase phase = Phase::kLoading;
-  std::string tensor;  // the one just finished (kEncoding)
+  std::string tensor;         // the one just finished (kEncoding)
+  std::string codec;          // its codec's name; empty for a tensor stored as it is
+  double tensor_seconds = 0;  // spent encoding it; 0 when an earlier run had finished it
   uint32_t tensors_done = 0;
   uint32_t tensors_total = 0;
   uint64_t weights_done = 0;
