@@ -16,9 +16,6 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "planes are read in place");
 
-// Shapes beyond this are refused, so that no size below overflows.
-constexpr uint64_t kMaxDimension = (uint64_t{1} << 31) - 1;
-
 uint16_t LoadU16(const uint8_t* plane, uint64_t i) {
   uint16_t value;
   std::memcpy(&value, plane + 2 * i, sizeof(value));
