@@ -1,0 +1,81 @@
+#include "cli/connection.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
+
+namespace quantloom::cli {
+namespace {
+
+constexpr int kFirstReconnectMs = 250;
+constexpr int kLongestReconnectMs = 10'000;
+// Servers by default refuse pings that come more often than every five minutes.
+constexpr int kKeepaliveMs = 330'000;
+
+std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  // Token lists and log-probabilities of a long text pass the default of 4 MiB; the server bounds what it sends.
+  arguments.SetMaxReceiveMessageSize(-1);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kLongestReconnectMs);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+}  // namespace
+
+Connection::Connection(ConnectionOptions options,
+                       std::function<void(const absl::Status&, absl::Duration)> on_wait)
+    : options_(std::move(options)), on_wait_(std::move(on_wait)) {}
+
+quantloom::v1::QuantizationService::Stub& Connection::quantization() {
+  if (quantization_ == nullptr) {
+    quantization_ = quantloom::v1::QuantizationService::NewStub(OpenChannel(options_.quantizer));
+  }
+  return *quantization_;
+}
+
+quantloom::v1::GenerationService::Stub& Connection::generation() {
+  if (generation_ == nullptr) {
+    generation_ = quantloom::v1::GenerationService::NewStub(OpenChannel(options_.server));
+  }
+  return *generation_;
+}
+
+quantloom::v1::ModelService::Stub& Connection::models() {
+  if (models_ == nullptr) {
+    models_ = quantloom::v1::ModelService::NewStub(OpenChannel(options_.server));
+  }
+  return *models_;
+}
+
+absl::Time Connection::Deadline(absl::Duration otherwise) const {
+  return absl::Now() + (options_.timeout > absl::ZeroDuration() ? options_.timeout : otherwise);
+}
+
+absl::Status Connection::Retry(const std::function<absl::Status()>& attempt) {
+  for (int tries = 0;; ++tries) {
+    absl::Status status = attempt();
+    const std::optional<absl::Duration> asked = RetryDelay(status);
+    const bool again = (absl::IsResourceExhausted(status) && asked.has_value()) ||
+                       absl::IsUnavailable(status);
+    if (!again || tries >= options_.retries || cancellation_.cancelled()) return status;
+    const absl::Duration pause = asked.value_or(Backoff(tries));
+    on_wait_(status, pause);
+    if (!cancellation_.SleepFor(pause)) return absl::CancelledError("interrupted");
+  }
+}
+
+absl::Duration Backoff(int attempt) {
+  static thread_local std::mt19937_64 random{std::random_device{}()};
+  const int doublings = std::clamp(attempt, 0, 16);
+  const absl::Duration pause = std::min(absl::Milliseconds(kFirstReconnectMs) * (1 << doublings),
+                                        absl::Milliseconds(kLongestReconnectMs));
+  return pause * std::uniform_real_distribution<double>(0.75, 1.0)(random);
+}
+
+}  // namespace quantloom::cli

@@ -1,0 +1,53 @@
+#include "cli/local_text.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <limits>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "cli/units.h"
+#include "cli/utf8.h"
+
+namespace quantloom::cli {
+
+absl::StatusOr<std::string> ReadText(const std::string& path, size_t max_bytes) {
+  const bool standard_input = path == "-";
+  const std::string name = standard_input ? "standard input" : absl::StrCat("'", path, "'");
+  const auto close = [&](FILE* stream) {
+    if (!standard_input) fclose(stream);
+  };
+  const std::unique_ptr<FILE, decltype(close)> file(
+      standard_input ? stdin : fopen(path.c_str(), "rbe"), close);
+  if (file == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", name));
+  std::string text;
+  for (char block[1 << 16]; const size_t bytes = fread(block, 1, sizeof block, file.get());) {
+    text.append(block, bytes);
+    if (text.size() > max_bytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, " has more than ", FormatGrouped(max_bytes), " bytes"));
+    }
+  }
+  if (ferror(file.get()) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", name));
+  if (!IsUtf8(text)) return absl::InvalidArgumentError(absl::StrCat(name, " is not UTF-8 text"));
+  return text;
+}
+
+absl::StatusOr<std::string> ArgumentOrInput(const std::string& argument, const std::string& what) {
+  if (!argument.empty() && argument != "-") {
+    if (!IsUtf8(argument)) return absl::InvalidArgumentError(absl::StrCat(what, " is not UTF-8"));
+    return argument;
+  }
+  if (argument.empty() && isatty(STDIN_FILENO) == 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("no ", what, ": give it as an argument or on standard input"));
+  }
+  absl::StatusOr<std::string> text = ReadText("-", std::numeric_limits<size_t>::max());
+  if (text.ok() && !text->empty() && text->back() == '\n') text->pop_back();
+  return text;
+}
+
+}  // namespace quantloom::cli

@@ -1,0 +1,18 @@
+// Text that the user hands to a command: in a file, on standard input, or as an argument.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace quantloom::cli {
+
+// The file's content, of at most `max_bytes`, as UTF-8; "-" is standard input. NOT_FOUND, PERMISSION_DENIED, or
+// INVALID_ARGUMENT for a directory, for more than `max_bytes`, or for text that is not UTF-8; the message names the file.
+absl::StatusOr<std::string> ReadText(const std::string& path, size_t max_bytes);
+
+// An argument, or standard input when it is "-" (or absent, and standard input is not a terminal), less one newline at
+// the end, which `echo` adds. INVALID_ARGUMENT when there is neither, or text that is not UTF-8.
+absl::StatusOr<std::string> ArgumentOrInput(const std::string& argument, const std::string& what);
+
+}  // namespace quantloom::cli
