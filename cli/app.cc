@@ -1,10 +1,12 @@
 #include "cli/app.h"
 
 #include <map>
+#include <memory>
 #include <string>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
+#include "cli/help_formatter.h"
 #include "cli/rpc_error.h"
 #include "cli/session.h"
 #include "cli/units.h"
@@ -13,7 +15,8 @@ namespace quantloom::cli {
 namespace {
 
 constexpr char kFooter[] =
-    "\nExit status: 0 done, 1 refused or failed, 2 wrong command line, 3 no connection, 4 job failed or\n"
+    "Exit status: 0 done, 1 refused or failed, 2 wrong command line, 3 no connection, 4 job "
+    "failed or\n"
     "cancelled, 5 timeout, 130 interrupted.\n\n"
     "Global options may stand before or after the command. Examples:\n"
     "  quantloom quantize SmolLM2-135M smollm2-2bit --recipe icquant:bits=2,outliers=0.05\n"
@@ -35,26 +38,30 @@ void AddGlobalOptions(CLI::App& app, Session& session) {
          "--timeout",
          [&connection](const std::string& text) {
            if (!ParseTimeout(text, &connection.timeout)) {
-             throw CLI::ValidationError("--timeout", "'" + text + "' is not a duration like 30s or 5m");
+             throw CLI::ValidationError("--timeout",
+                                        "'" + text + "' is not a duration like 30s or 5m");
            }
          },
-         "Time a call may take, e.g. 90s or 5m; by default 60s, and without limit for quantize, watch, "
+         "Time a call may take, e.g. 90s or 5m; by default 60s, and without limit for quantize, "
+         "watch, "
          "generate, chat and model load")
       ->type_name("DURATION");
-  app.add_option("--retry", connection.retries,
-                 "Further tries when the service is busy (after the pause that it asks for) or unavailable")
+  app.add_option(
+         "--retry", connection.retries,
+         "Further tries when the service is busy (after the pause that it asks for) or unavailable")
       ->check(CLI::Range(0, 1'000'000))
-      ->type_name("N");
-  app.add_flag_function("--json", [&session](int64_t) { session.set_json(true); },
-                        "Results as JSON on standard output, errors as JSON on standard error");
+      ->option_text("N");
+  app.add_flag_function(
+      "--json", [&session](int64_t) { session.set_json(true); },
+      "Results as JSON on standard output, errors as JSON on standard error");
   app.add_option_function<ColorMode>(
          "--color", [&session](ColorMode mode) { session.console().set_color_mode(mode); },
          "auto (a terminal, and NO_COLOR not set), always, never")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, ColorMode>{{"auto", ColorMode::kAuto},
-                                           {"always", ColorMode::kAlways},
-                                           {"never", ColorMode::kNever}},
-          CLI::ignore_case))
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, ColorMode>{{"auto", ColorMode::kAuto},
+                                                                   {"always", ColorMode::kAlways},
+                                                                   {"never", ColorMode::kNever}},
+                                  CLI::ignore_case))
       ->option_text("WHEN");
   app.set_version_flag("--version", std::string("quantloom ") + QUANTLOOM_VERSION);
 }
@@ -74,8 +81,8 @@ int ReportUsage(const CLI::App& app, Session& session, const CLI::ParseError& er
     session.console().Err(
         FormatErrorJson(absl::InvalidArgumentError(error.what()), ExitCode::kUsage) + "\n");
   } else {
-    session.console().Err(absl::StrCat("quantloom: ", error.what(), "\nSee '", CommandPath(app),
-                                       " --help'.\n"));
+    session.console().Err(
+        absl::StrCat("quantloom: ", error.what(), "\nSee '", CommandPath(app), " --help'.\n"));
   }
   return static_cast<int>(ExitCode::kUsage);
 }
@@ -95,8 +102,10 @@ int ReportError(Session& session, const absl::Status& status) {
 
 int Main(int argc, const char* const* argv) {
   Session session;
-  CLI::App app("Quantizes language models to 1 - 4 bits and talks to the ones that are served.", "quantloom");
+  CLI::App app("Quantizes language models to 1 - 4 bits and talks to the ones that are served.",
+               "quantloom");
   app.footer(kFooter);
+  app.formatter(std::make_shared<HelpFormatter>());  // inherited by the commands
   app.require_subcommand(1);
   app.fallthrough();  // inherited: global options are understood after the subcommand, too
   AddGlobalOptions(app, session);
@@ -120,7 +129,8 @@ int Main(int argc, const char* const* argv) {
   const CommandResult result = session.command();
   if (!result.ok()) return ReportError(session, result.status());
   if (!session.console().out_ok()) {
-    return ReportError(session, absl::DataLossError("standard output: not everything could be written"));
+    return ReportError(session,
+                       absl::DataLossError("standard output: not everything could be written"));
   }
   return static_cast<int>(*result);
 }

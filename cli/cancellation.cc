@@ -40,6 +40,11 @@ void Cancellation::Cancel() {
   if (context_ != nullptr) context_->TryCancel();
 }
 
+void Cancellation::Reset() {
+  const std::lock_guard lock(mutex_);
+  cancelled_ = false;
+}
+
 bool Cancellation::cancelled() const {
   const std::lock_guard lock(mutex_);
   return cancelled_;
@@ -49,7 +54,8 @@ bool Cancellation::SleepFor(absl::Duration duration) {
   // A peer may ask for any pause; past a day the clock's arithmetic is what matters.
   duration = std::min(duration, absl::Hours(24));
   std::unique_lock lock(mutex_);
-  return !changed_.wait_for(lock, absl::ToChronoNanoseconds(duration), [this] { return cancelled_; });
+  return !changed_.wait_for(lock, absl::ToChronoNanoseconds(duration),
+                            [this] { return cancelled_; });
 }
 
 Cancellation::Call::Call(Cancellation& cancellation, grpc::ClientContext& context)

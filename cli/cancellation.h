@@ -11,16 +11,18 @@
 
 namespace quantloom::cli {
 
-// Ends the call that is running and every pause, now and in future. Thread-safe.
+// Ends the call that is running and every pause, now and until it is reset. Thread-safe.
 class Cancellation {
  public:
   void Cancel();
+  void Reset();
   bool cancelled() const;
 
   // Sleeps; false as soon as it is cancelled.
   bool SleepFor(absl::Duration duration);
 
-  // While it lives, Cancel() cancels the call of this context. One at a time; the context must outlive it.
+  // While it lives, Cancel() cancels the call of this context. One at a time; the context must
+  // outlive it.
   class Call {
    public:
     Call(Cancellation& cancellation, grpc::ClientContext& context);
@@ -39,8 +41,8 @@ class Cancellation {
   grpc::ClientContext* context_ = nullptr;
 };
 
-// From now on SIGINT no longer ends the process; it is pending until somebody takes it. Called once, by the commands
-// that do something better.
+// From now on SIGINT no longer ends the process; it is pending until somebody takes it. Called
+// once, by the commands that do something better.
 void CatchInterrupts();
 
 // Readable while an interrupt is pending, for poll(2).
@@ -49,8 +51,9 @@ int InterruptDescriptor();
 // Whether an interrupt was pending; none is afterwards.
 bool TakeInterrupt();
 
-// While it lives, the first interrupt calls `on_interrupt` on a thread of its own; the second ends the process with
-// status 130, so that a client is never stuck. CatchInterrupts() must have been called.
+// While it lives, the first interrupt calls `on_interrupt` on a thread of its own; the second ends
+// the process with status 130, so that a client is never stuck. CatchInterrupts() must have been
+// called.
 class InterruptScope {
  public:
   explicit InterruptScope(std::function<void()> on_interrupt);

@@ -4,6 +4,8 @@
 #include <random>
 #include <utility>
 
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 
@@ -17,7 +19,8 @@ constexpr int kKeepaliveMs = 330'000;
 
 std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address) {
   grpc::ChannelArguments arguments;
-  // Token lists and log-probabilities of a long text pass the default of 4 MiB; the server bounds what it sends.
+  // Token lists and log-probabilities of a long text pass the default of 4 MiB; the server bounds
+  // what it sends.
   arguments.SetMaxReceiveMessageSize(-1);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
@@ -57,13 +60,25 @@ absl::Time Connection::Deadline(absl::Duration otherwise) const {
   return absl::Now() + (options_.timeout > absl::ZeroDuration() ? options_.timeout : otherwise);
 }
 
-absl::Status Connection::Retry(const std::function<absl::Status()>& attempt) {
+absl::Status Connection::Unreachable(Service service, const absl::Status& status) const {
+  const bool quantizer = service == Service::kQuantizer;
+  absl::Status named = absl::UnavailableError(
+      absl::StrCat(quantizer ? "quantizer at " : "server at ",
+                   quantizer ? options_.quantizer : options_.server, ": ", status.message()));
+  status.ForEachPayload(
+      [&](absl::string_view url, const absl::Cord& payload) { named.SetPayload(url, payload); });
+  return named;
+}
+
+absl::Status Connection::Retry(Service service, const std::function<absl::Status()>& attempt) {
   for (int tries = 0;; ++tries) {
     absl::Status status = attempt();
     const std::optional<absl::Duration> asked = RetryDelay(status);
-    const bool again = (absl::IsResourceExhausted(status) && asked.has_value()) ||
-                       absl::IsUnavailable(status);
-    if (!again || tries >= options_.retries || cancellation_.cancelled()) return status;
+    const bool again =
+        (absl::IsResourceExhausted(status) && asked.has_value()) || absl::IsUnavailable(status);
+    if (!again || tries >= options_.retries || cancellation_.cancelled()) {
+      return absl::IsUnavailable(status) ? Unreachable(service, status) : status;
+    }
     const absl::Duration pause = asked.value_or(Backoff(tries));
     on_wait_(status, pause);
     if (!cancellation_.SleepFor(pause)) return absl::CancelledError("interrupted");

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <type_traits>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -17,6 +18,8 @@
 #include "quantloom/v1/quantization.grpc.pb.h"
 
 namespace quantloom::cli {
+
+enum class Service { kQuantizer, kServer };
 
 struct ConnectionOptions {
   std::string quantizer = "127.0.0.1:7101";  // host:port or unix:path
@@ -36,7 +39,8 @@ inline constexpr absl::Duration kQuickCall = absl::Seconds(60);
 class Connection {
  public:
   // `on_wait` hears of each pause before a further try: why, and how long.
-  Connection(ConnectionOptions options, std::function<void(const absl::Status&, absl::Duration)> on_wait);
+  Connection(ConnectionOptions options,
+             std::function<void(const absl::Status&, absl::Duration)> on_wait);
 
   quantloom::v1::QuantizationService::Stub& quantization();
   quantloom::v1::GenerationService::Stub& generation();
@@ -48,18 +52,24 @@ class Connection {
   // When a call that starts now must have ended: after --timeout, or else after `otherwise`.
   absl::Time Deadline(absl::Duration otherwise) const;
 
-  // Runs `attempt` until it succeeds, fails for good, or the retries are used up. A try follows RESOURCE_EXHAUSTED when
-  // the server says when (google.rpc.RetryInfo), and UNAVAILABLE after that or a growing pause. `attempt` must not have
-  // had any effect when it returns one of the two.
-  absl::Status Retry(const std::function<absl::Status()>& attempt);
+  // Runs `attempt` until it succeeds, fails for good, or the retries are used up. A try follows
+  // RESOURCE_EXHAUSTED when the server says when (google.rpc.RetryInfo), and UNAVAILABLE after that
+  // or a growing pause. `attempt` must not have had any effect when it returns one of the two.
+  // The final UNAVAILABLE says which service at which address.
+  absl::Status Retry(Service service, const std::function<absl::Status()>& attempt);
 
-  // A unary call: its response, or its error with the server's address where it could not be reached.
+  // A unary call: its response, or its error with the server's address where it could not be
+  // reached.
   template <typename Stub, typename Request, typename Response>
   absl::StatusOr<Response> Call(Stub& stub,
-                                grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                                grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
+                                                             Response*),
                                 const Request& request, absl::Duration otherwise = kQuickCall) {
     Response response;
-    absl::Status status = Retry([&] {
+    constexpr Service kService = std::is_same_v<Stub, quantloom::v1::QuantizationService::Stub>
+                                     ? Service::kQuantizer
+                                     : Service::kServer;
+    absl::Status status = Retry(kService, [&] {
       grpc::ClientContext context;
       SetDeadline(context, Deadline(otherwise));
       const Cancellation::Call scope(cancellation_, context);
@@ -71,6 +81,8 @@ class Connection {
   }
 
  private:
+  absl::Status Unreachable(Service service, const absl::Status& status) const;
+
   ConnectionOptions options_;
   std::function<void(const absl::Status&, absl::Duration)> on_wait_;
   Cancellation cancellation_;
@@ -79,8 +91,8 @@ class Connection {
   std::unique_ptr<quantloom::v1::ModelService::Stub> models_;
 };
 
-// The pause before try number `attempt` (from 0): 250 ms, doubled each time up to 10 s, less up to a quarter at random so
-// that clients that lost one server do not return as one.
+// The pause before try number `attempt` (from 0): 250 ms, doubled each time up to 10 s, less up to
+// a quarter at random so that clients that lost one server do not return as one.
 absl::Duration Backoff(int attempt);
 
 }  // namespace quantloom::cli

@@ -24,11 +24,13 @@ bool IsTerminal(int descriptor) {
   return isatty(descriptor) == 1 && !term.empty() && term != "dumb";
 }
 
-// LC_ALL, LC_CTYPE, LANG: the first that is set decides. None set (many containers): modern terminals are UTF-8.
+// LC_ALL, LC_CTYPE, LANG: the first that is set decides. None set (many containers): modern
+// terminals are UTF-8.
 bool LocaleIsUtf8() {
   for (const char* name : {"LC_ALL", "LC_CTYPE", "LANG"}) {
     const std::string value = absl::AsciiStrToLower(std::string(Environment(name)));
-    if (!value.empty()) return absl::StrContains(value, "utf-8") || absl::StrContains(value, "utf8");
+    if (!value.empty())
+      return absl::StrContains(value, "utf-8") || absl::StrContains(value, "utf8");
   }
   return true;
 }
@@ -71,7 +73,8 @@ void Console::Err(std::string_view text) {
 }
 
 void Console::ShowLive(std::string_view line) {
-  // The line first and the erasure of what is left of the old one after it: erasing first would flicker.
+  // The line first and the erasure of what is left of the old one after it: erasing first would
+  // flicker.
   WriteAll(STDERR_FILENO, absl::StrCat("\r", std::string(line), "\x1b[K"));
   live_ = true;
 }
@@ -85,7 +88,8 @@ int Console::width() const {
   winsize size{};
   if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
   int columns = 0;
-  if (absl::SimpleAtoi(std::string(Environment("COLUMNS")), &columns) && columns > 0) return columns;
+  if (absl::SimpleAtoi(std::string(Environment("COLUMNS")), &columns) && columns > 0)
+    return columns;
   return 80;
 }
 

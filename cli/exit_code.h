@@ -7,11 +7,12 @@ namespace quantloom::cli {
 
 enum class ExitCode : int {
   kOk = 0,
-  kFailed = 1,         // the request was refused or failed; a local file could not be read
-  kUsage = 2,          // the command line is wrong
-  kUnavailable = 3,    // no server at the address, it is draining, or the connection was lost for good
-  kJobFailed = 4,      // the job ended FAILED or CANCELLED
-  kTimeout = 5,        // --timeout passed
+  kFailed = 1,  // the request was refused or failed; a local file could not be read
+  kUsage = 2,   // the command line is wrong
+  kUnavailable =
+      3,           // no server at the address, it is draining, or the connection was lost for good
+  kJobFailed = 4,  // the job ended FAILED or CANCELLED
+  kTimeout = 5,    // --timeout passed
   kInterrupted = 130,  // Ctrl-C (128 + SIGINT)
 };
 

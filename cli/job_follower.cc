@@ -72,7 +72,7 @@ absl::Status JobFollower::ReadStream(const Open& open) {
 
 absl::StatusOr<Job> JobFollower::Follow(const Open& open) {
   absl::Status last;
-  const absl::Status refused = connection_.Retry([&] {
+  const absl::Status refused = connection_.Retry(Service::kQuantizer, [&] {
     last = ReadStream(open);
     // A stream that delivered is not repeated: what follows takes it up after its last event.
     return any_event_ ? absl::OkStatus() : last;

@@ -16,10 +16,10 @@ namespace quantloom::cli {
 // SUCCEEDED, FAILED or CANCELLED.
 bool HasEnded(const quantloom::v1::Job& job);
 
-// Follows one job. Once an event has arrived, a lost connection (UNAVAILABLE, CANCELLED by the server, or a stream that
-// ends before the job does) is taken up again with WatchJob after the last sequence number seen, after growing pauses,
-// for ten minutes; every event is delivered once and in order. Before the first event an error is final, but for the
-// retries of ConnectionOptions.
+// Follows one job. Once an event has arrived, a lost connection (UNAVAILABLE, CANCELLED by the
+// server, or a stream that ends before the job does) is taken up again with WatchJob after the last
+// sequence number seen, after growing pauses, for ten minutes; every event is delivered once and in
+// order. Before the first event an error is final, but for the retries of ConnectionOptions.
 class JobFollower {
  public:
   struct Hooks {
@@ -31,9 +31,9 @@ class JobFollower {
 
   JobFollower(Connection& connection, Hooks hooks);
 
-  // Starts a job, or attaches to the one with the request's id, and follows it to its end. Returns the job as of the
-  // last event: HasEnded() unless a hook or the connection's Cancellation stopped it before. `request.request_id` must
-  // be set: it is what makes a repeated request safe.
+  // Starts a job, or attaches to the one with the request's id, and follows it to its end. Returns
+  // the job as of the last event: HasEnded() unless a hook or the connection's Cancellation stopped
+  // it before. `request.request_id` must be set: it is what makes a repeated request safe.
   absl::StatusOr<quantloom::v1::Job> Quantize(const quantloom::v1::QuantizeRequest& request);
 
   // The same for a known job, from an event on.

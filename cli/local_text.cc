@@ -27,23 +27,24 @@ absl::StatusOr<std::string> ReadText(const std::string& path, size_t max_bytes) 
   for (char block[1 << 16]; const size_t bytes = fread(block, 1, sizeof block, file.get());) {
     text.append(block, bytes);
     if (text.size() > max_bytes) {
-      return absl::InvalidArgumentError(
+      return absl::ResourceExhaustedError(
           absl::StrCat(name, " has more than ", FormatGrouped(max_bytes), " bytes"));
     }
   }
-  if (ferror(file.get()) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", name));
+  if (ferror(file.get()) != 0)
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", name));
   if (!IsUtf8(text)) return absl::InvalidArgumentError(absl::StrCat(name, " is not UTF-8 text"));
   return text;
+}
+
+bool HasArgumentOrInput(const std::string& argument) {
+  return !argument.empty() || isatty(STDIN_FILENO) == 0;
 }
 
 absl::StatusOr<std::string> ArgumentOrInput(const std::string& argument, const std::string& what) {
   if (!argument.empty() && argument != "-") {
     if (!IsUtf8(argument)) return absl::InvalidArgumentError(absl::StrCat(what, " is not UTF-8"));
     return argument;
-  }
-  if (argument.empty() && isatty(STDIN_FILENO) == 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("no ", what, ": give it as an argument or on standard input"));
   }
   absl::StatusOr<std::string> text = ReadText("-", std::numeric_limits<size_t>::max());
   if (text.ok() && !text->empty() && text->back() == '\n') text->pop_back();

@@ -7,12 +7,17 @@
 
 namespace quantloom::cli {
 
-// The file's content, of at most `max_bytes`, as UTF-8; "-" is standard input. NOT_FOUND, PERMISSION_DENIED, or
-// INVALID_ARGUMENT for a directory, for more than `max_bytes`, or for text that is not UTF-8; the message names the file.
+// The file's content, of at most `max_bytes`, as UTF-8; "-" is standard input. NOT_FOUND,
+// PERMISSION_DENIED, RESOURCE_EXHAUSTED for more than `max_bytes`, INVALID_ARGUMENT for text that
+// is not UTF-8; the message names the file.
 absl::StatusOr<std::string> ReadText(const std::string& path, size_t max_bytes);
 
-// An argument, or standard input when it is "-" (or absent, and standard input is not a terminal), less one newline at
-// the end, which `echo` adds. INVALID_ARGUMENT when there is neither, or text that is not UTF-8.
+// Whether ArgumentOrInput has something to read: an argument, or a standard input that is not a
+// terminal.
+bool HasArgumentOrInput(const std::string& argument);
+
+// An argument, or standard input when it is "-" or empty, less one newline at the end, which `echo`
+// adds. INVALID_ARGUMENT for text that is not UTF-8; `what` names the argument.
 absl::StatusOr<std::string> ArgumentOrInput(const std::string& argument, const std::string& what);
 
 }  // namespace quantloom::cli

@@ -50,9 +50,8 @@ std::string Eta(const JobProgress& progress) {
   if (!progress.has_eta()) return "";
   const absl::Duration eta = ToDuration(progress.eta());
   // Tenths of a second would pretend to know.
-  return eta < absl::Minutes(1)
-             ? absl::StrCat(std::max<int64_t>(0, absl::ToInt64Seconds(eta)), "s")
-             : FormatElapsed(eta);
+  return eta < absl::Minutes(1) ? absl::StrCat(std::max<int64_t>(0, absl::ToInt64Seconds(eta)), "s")
+                                : FormatElapsed(eta);
 }
 
 // "layers.3.mlp.down_proj": what differs from tensor to tensor.
@@ -66,7 +65,8 @@ struct Fact {
   std::string text;
 };
 
-// Each fact has a width that does not change while a phase lasts, so that nothing on the line jumps.
+// Each fact has a width that does not change while a phase lasts, so that nothing on the line
+// jumps.
 std::vector<Fact> Facts(const JobProgress& progress) {
   std::vector<Fact> facts;
   const auto add = [&](int order, std::string text) { facts.push_back({order, std::move(text)}); };
@@ -106,7 +106,8 @@ std::string PhaseName(const Job& job) {
 }
 
 std::string RenderBar(double fraction, int width, bool unicode) {
-  static constexpr std::array<std::string_view, 8> kEighths = {"", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
+  static constexpr std::array<std::string_view, 8> kEighths = {"",  "▏", "▎", "▍",
+                                                               "▌", "▋", "▊", "▉"};
   fraction = std::isfinite(fraction) ? std::clamp(fraction, 0.0, 1.0) : 0.0;
   const int eighths = static_cast<int>(fraction * width * 8);
   const int full = eighths / 8;
@@ -137,7 +138,8 @@ std::string RenderProgress(const Job& job, int width, bool unicode) {
     room -= columns;
     shown.push_back(std::move(fact));
   }
-  // What the rest leaves is for the tensor's name and a longer bar. Neither depends on which tensor it is.
+  // What the rest leaves is for the tensor's name and a longer bar. Neither depends on which tensor
+  // it is.
   int bar = kShortestBar + std::clamp(room, 0, kLongestBar - kShortestBar);
   const std::string tensor = TerminalSafe(ShortTensor(progress));
   if (const int spare = room - 2 - kShortestTensor; spare >= 0 && !tensor.empty()) {
@@ -147,7 +149,8 @@ std::string RenderProgress(const Job& job, int width, bool unicode) {
     shown.push_back({1, name + std::string(columns - DisplayWidth(name), ' ')});
   }
   SortByPlace(shown);
-  std::string line = absl::StrCat(head, RenderBar(progress.phase_fraction(), bar, unicode), percent);
+  std::string line =
+      absl::StrCat(head, RenderBar(progress.phase_fraction(), bar, unicode), percent);
   for (const Fact& fact : shown) absl::StrAppend(&line, "  ", fact.text);
   line.erase(line.find_last_not_of(' ') + 1);
   return line;
@@ -175,8 +178,9 @@ void ProgressDisplay::ShowPhaseEnd(const QuantizeEvent& event) {
   std::string line =
       absl::StrCat(Styled(console_.err_color(), "32", console_.unicode() ? "✓" : "*"), " ", phase_);
   if (phase_start_.has_value()) {
-    absl::StrAppend(&line, "  ",
-                    Styled(console_.err_color(), "2", FormatElapsed(ToTime(event.time()) - *phase_start_)));
+    absl::StrAppend(
+        &line, "  ",
+        Styled(console_.err_color(), "2", FormatElapsed(ToTime(event.time()) - *phase_start_)));
   }
   console_.Err(line + "\n");
 }

@@ -71,8 +71,7 @@ std::optional<absl::Duration> RetryDelay(const absl::Status& status) {
 }
 
 std::string FormatError(const absl::Status& status) {
-  std::string text =
-      absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message());
+  std::string text = absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message());
   for (const auto& [field, description] : FieldViolations(status)) {
     absl::StrAppend(&text, "\n  ", field, ": ", description);
   }

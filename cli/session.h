@@ -27,8 +27,8 @@ class Session {
   bool json() const { return json_; }
   Connection& connection() { return *connection_; }
 
-  // A message as one line of JSON on standard output: protobuf's JSON mapping, names as in the .proto files, fields
-  // with default values included.
+  // A message as one line of JSON on standard output: protobuf's JSON mapping, names as in the
+  // .proto files, fields with default values included.
   void OutJson(const google::protobuf::Message& message);
 
   // A remark on standard error, unless output is for programs.
@@ -48,7 +48,8 @@ class Session {
   std::unique_ptr<Connection> connection_;
 };
 
-// One function per group of commands: adds its subcommands to `app`. Their options live as long as the App.
+// One function per group of commands: adds its subcommands to `app`. Their options live as long as
+// the App.
 void AddQuantizeCommand(CLI::App& app, Session& session);
 void AddJobCommands(CLI::App& app, Session& session);
 void AddGenerateCommand(CLI::App& app, Session& session);

@@ -18,7 +18,8 @@ std::string Padded(const std::string& cell, int width, Table::Align align) {
 
 std::string CellSafe(const std::string& text) {
   std::string safe = TerminalSafe(text);
-  std::replace_if(safe.begin(), safe.end(), [](char c) { return c == '\n' || c == '\t'; }, ' ');
+  std::replace_if(
+      safe.begin(), safe.end(), [](char c) { return c == '\n' || c == '\t'; }, ' ');
   return safe;
 }
 
@@ -55,8 +56,8 @@ std::string Table::Render(bool bold_header) const {
   std::string text = bold_header ? absl::StrCat("\x1b[1m", header, "\x1b[0m\n") : header + "\n";
   for (const auto& row : rows_) {
     absl::StrAppend(&text, line([&](size_t c) {
-                      return row.empty() ? std::string(static_cast<size_t>(widths[c]), '-') : row[c];
-                    }),
+      return row.empty() ? std::string(static_cast<size_t>(widths[c]), '-') : row[c];
+    }),
                     "\n");
   }
   return text;

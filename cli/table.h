@@ -27,7 +27,8 @@ class Table {
   // A line of dashes before the next row: what follows are totals.
   void AddRule();
 
-  // Lines that each end in '\n'; no spaces at their ends. `bold_header` wraps the header in ANSI bold.
+  // Lines that each end in '\n'; no spaces at their ends. `bold_header` wraps the header in ANSI
+  // bold.
   std::string Render(bool bold_header = false) const;
 
  private:

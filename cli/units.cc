@@ -38,12 +38,13 @@ std::string FormatCount(double count) {
 }
 
 std::string FormatGrouped(uint64_t count) {
-  std::string digits = absl::StrCat(count);
-  for (size_t at = digits.size(); at > 3;) {
-    at -= 3;
-    digits.insert(at, ",");
+  const std::string digits = absl::StrCat(count);
+  std::string grouped;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) grouped += ',';
+    grouped += digits[i];
   }
-  return digits;
+  return grouped;
 }
 
 std::string FormatElapsed(absl::Duration duration) {

@@ -29,7 +29,8 @@ std::string FormatTime(const google::protobuf::Timestamp& time);
 absl::Duration ToDuration(const google::protobuf::Duration& duration);
 absl::Time ToTime(const google::protobuf::Timestamp& time);
 
-// "30s", "1m30s", "500ms", or a plain number of seconds; false for anything else, and for zero or less.
+// "30s", "1m30s", "500ms", or a plain number of seconds; false for anything else, and for zero or
+// less.
 bool ParseTimeout(absl::string_view text, absl::Duration* duration);
 
 }  // namespace quantloom::cli

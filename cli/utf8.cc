@@ -14,7 +14,8 @@ struct CodePoint {
   bool valid;
 };
 
-// The code point at the start of `text` (not empty); an ill-formed byte stands alone. Unicode 15, table 3-7.
+// The code point at the start of `text` (not empty); an ill-formed byte stands alone. Unicode 15,
+// table 3-7.
 CodePoint Decode(std::string_view text) {
   const auto byte = [&](size_t i) -> uint32_t { return static_cast<unsigned char>(text[i]); };
   const uint32_t lead = byte(0);
@@ -32,7 +33,8 @@ CodePoint Decode(std::string_view text) {
   return {value, length, true};
 }
 
-// wcwidth asks the thread's locale; the C library's tables for UTF-8 are the ones wanted, whatever LANG says.
+// wcwidth asks the thread's locale; the C library's tables for UTF-8 are the ones wanted, whatever
+// LANG says.
 int Columns(uint32_t code_point) {
   static const locale_t kUtf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", nullptr);
   if (code_point < 0x7F || kUtf8 == nullptr) return code_point >= 0x20 ? 1 : 0;
