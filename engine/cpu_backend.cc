@@ -286,6 +286,7 @@ void CpuBackend::Attend(const RaggedBatch& batch, const AttentionParameters& att
   const auto attend = [&](size_t begin, size_t end, int) {
     std::vector<const std::byte*> keys;
     std::vector<const std::byte*> values;
+    std::vector<cpu::AttentionQuery> queries;
     for (size_t item = begin; item < end; ++item) {
       const size_t t = item / attention.kv_heads;
       const auto head = static_cast<uint32_t>(item % attention.kv_heads);
@@ -297,10 +298,12 @@ void CpuBackend::Attend(const RaggedBatch& batch, const AttentionParameters& att
         keys.push_back(cache.keys(layer, block, head));
         values.push_back(cache.values(layer, block, head));
       }
+      queries.clear();
       for (size_t h = head * group; h < (head + 1) * group; ++h) {
-        cpu::AttendHead(Cpu(qkv).row(t) + h * dim, keys, values, block_tokens, cache.token_bytes(),
-                        cache.type(), length, dim, scale, Cpu(out).row(t) + h * dim);
+        queries.push_back({Cpu(qkv).row(t) + h * dim, Cpu(out).row(t) + h * dim, length});
       }
+      cpu::Attend(queries, keys, values, block_tokens, cache.token_bytes(), cache.type(), dim,
+                  scale);
     }
   };
   const size_t items = batch.size() * attention.kv_heads;

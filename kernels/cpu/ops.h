@@ -28,14 +28,21 @@ enum class KvType : uint8_t { kF16, kF32 };
 // Converts n floats to the cache's element type at `out`.
 void StoreKv(const float* values, size_t n, KvType type, void* out);
 
-// One query head against `length` cached positions. Position p's key and value for this head start
-// at keys[p / block_tokens] + (p % block_tokens) * token_stride bytes, likewise values. Softmax of
+// A query vector, where its output goes (head_dim floats each), and how many positions it sees.
+struct AttentionQuery {
+  const float* query;
+  float* out;
+  size_t length;  // >= 1
+};
+// Queries against one cached head: the query heads that share it, and rows of a prompt with their
+// own lengths. Position p's key and value start at keys[p / block_tokens] + (p % block_tokens) *
+// token_stride bytes, likewise values; blocks up to the longest query's are read. Softmax of
 // q k^T * scale in one pass over positions in ascending order (online softmax in chunks of fixed
-// size), so the result depends only on the query and the first `length` positions. out: head_dim
-// floats.
-void AttendHead(const float* query, absl::Span<const std::byte* const> keys,
-                absl::Span<const std::byte* const> values, size_t block_tokens, size_t token_stride,
-                KvType type, size_t length, size_t head_dim, float scale, float* out);
+// size), so a result depends only on its query and the first `length` positions, not on the other
+// queries.
+void Attend(absl::Span<const AttentionQuery> queries, absl::Span<const std::byte* const> keys,
+            absl::Span<const std::byte* const> values, size_t block_tokens, size_t token_stride,
+            KvType type, size_t head_dim, float scale);
 
 // log(sum(exp(x))) of n values, fixed order.
 float LogSumExp(const float* x, size_t n);

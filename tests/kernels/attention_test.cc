@@ -81,8 +81,8 @@ TEST_P(KvTypes, MatchesTheDefinitionForAnyLengthAndHeadSize) {
           NaiveAttention(query, keys, values, length, head_dim, scale, GetParam());
       ExpectSameBitsOnEveryTarget([&] {
         std::vector<float> out(head_dim);
-        AttendHead(query.data(), key_cache.blocks(), value_cache.blocks(), 16, key_cache.stride(),
-                   GetParam(), length, head_dim, scale, out.data());
+        Attend({{query.data(), out.data(), length}}, key_cache.blocks(), value_cache.blocks(), 16,
+               key_cache.stride(), GetParam(), head_dim, scale);
         for (size_t d = 0; d < head_dim; ++d) EXPECT_NEAR(out[d], expected[d], 5e-6);
         return out;
       });
@@ -99,8 +99,8 @@ TEST_P(KvTypes, BlockSizeAndLaterPositionsDoNotShow) {
     const Cache key_cache(keys, cached, head_dim, block_tokens, GetParam());
     const Cache value_cache(values, cached, head_dim, block_tokens, GetParam());
     std::vector<float> out(head_dim);
-    AttendHead(query.data(), key_cache.blocks(), value_cache.blocks(), block_tokens,
-               key_cache.stride(), GetParam(), attended, head_dim, 0.125f, out.data());
+    Attend({{query.data(), out.data(), attended}}, key_cache.blocks(), value_cache.blocks(),
+           block_tokens, key_cache.stride(), GetParam(), head_dim, 0.125f);
     return out;
   };
   for (size_t attended : {1, 60, 64, 65, 150}) {
@@ -108,6 +108,31 @@ TEST_P(KvTypes, BlockSizeAndLaterPositionsDoNotShow) {
     for (size_t block_tokens : {1, 16, 32, 256}) {
       EXPECT_TRUE(SameBits(attend(block_tokens, length, attended), alone));
     }
+  }
+}
+
+TEST_P(KvTypes, QueriesTogetherGiveTheBitsOfEachAlone) {
+  for (size_t head_dim : {20, 64, 128}) {
+    const size_t cached = 200;
+    const std::vector<float> keys = RandomFloats(cached * head_dim, 2);
+    const std::vector<float> values = RandomFloats(cached * head_dim, 3);
+    const Cache key_cache(keys, cached, head_dim, 16, GetParam());
+    const Cache value_cache(values, cached, head_dim, 16, GetParam());
+    const std::vector<size_t> lengths = {1, 200, 64, 65, 63, 199, 128};
+    const std::vector<float> all = RandomFloats(lengths.size() * head_dim, 4);
+    OnEveryTarget([&](const std::string&) {
+      std::vector<float> together(all.size()), alone(all.size());
+      std::vector<AttentionQuery> queries;
+      for (size_t i = 0; i < lengths.size(); ++i) {
+        const size_t at = i * head_dim;
+        queries.push_back({&all[at], &together[at], lengths[i]});
+        Attend({{&all[at], &alone[at], lengths[i]}}, key_cache.blocks(), value_cache.blocks(), 16,
+               key_cache.stride(), GetParam(), head_dim, 0.3f);
+      }
+      Attend(queries, key_cache.blocks(), value_cache.blocks(), 16, key_cache.stride(), GetParam(),
+             head_dim, 0.3f);
+      EXPECT_TRUE(SameBits(together, alone)) << head_dim;
+    });
   }
 }
 
@@ -125,8 +150,8 @@ TEST_P(KvTypes, ScoresFarApartNeitherOverflowNorVanish) {
   const Cache value_cache(values, length, head_dim, 16, GetParam());
   OnEveryTarget([&](const std::string&) {
     std::vector<float> out(head_dim);
-    AttendHead(query.data(), key_cache.blocks(), value_cache.blocks(), 16, key_cache.stride(),
-               GetParam(), length, head_dim, 1.0f, out.data());
+    Attend({{query.data(), out.data(), length}}, key_cache.blocks(), value_cache.blocks(), 16,
+           key_cache.stride(), GetParam(), head_dim, 1.0f);
     for (const float value : out) EXPECT_EQ(value, 129.0f);
   });
 }
