@@ -14,6 +14,10 @@ namespace {
 constexpr int kGridRounds = 4;
 // BF16 steps tried above the smallest that reaches the largest centroid: about 20 %.
 constexpr int kStepCandidates = 32;
+// Scales tried for the tensor form, as multiples of the expected one.
+constexpr double kScanFrom = 0.7;
+constexpr double kScanTo = 1.5;
+constexpr double kScanRatio = 1.03;
 constexpr uint16_t kSmallestStep = 0x0080;  // 2^-126: a scale is never subnormal
 
 int Parts(const IcquantRow& row) { return row.outlier_columns().empty() ? 1 : 2; }
@@ -305,29 +309,34 @@ void IcquantLevelFitter::FitShared(const IcquantRow& row, IcquantLevels& levels)
     DecodeCentroids(levels);
     return;
   }
-  // The best scale for a partition is a ratio of sums; partition and scale alternate from three
-  // starts, because their joint cost has several minima.
+  // The cost has many minima in the scale, so a scan comes first; then partition and scale (a ratio
+  // of sums, given the partition) alternate.
   uint16_t best_scale = 0;
   double best = INFINITY;
-  for (const double factor : {0.85, 1.0, 1.18}) {
-    levels.scale = std::max(ToBFloat16(start * factor), kSmallestStep);
-    for (int round = 0; round < 2 * kGridRounds; ++round) {
-      DecodeCentroids(levels);
-      const double cost = LevelsCost(row, levels);
-      if (!(cost < best)) break;
-      best = cost;
-      best_scale = levels.scale;
-      double wxq = 0;
-      double wqq = 0;
-      ForEachRowCell(row, levels, [&](int part, size_t k, size_t begin, size_t end) {
-        const WeightedPoints& points = PartPoints(row, part);
-        const double q = static_cast<double>(levels.centroids[static_cast<size_t>(part)][k]);
-        wxq += q * points.WeightedSum(begin, end);
-        wqq += q * q * points.Weight(begin, end);
-      });
-      if (!(wxq > 0)) break;
-      levels.scale = std::max(ToBFloat16(wxq / wqq), kSmallestStep);
-    }
+  const auto try_scale = [&](double scale) {
+    levels.scale = std::max(ToBFloat16(scale), kSmallestStep);
+    DecodeCentroids(levels);
+    const double cost = LevelsCost(row, levels);
+    if (!(cost < best)) return false;
+    best = cost;
+    best_scale = levels.scale;
+    return true;
+  };
+  for (double scale = start * kScanFrom; scale < start * kScanTo; scale *= kScanRatio) {
+    try_scale(scale);
+  }
+  for (int round = 0; round < kGridRounds; ++round) {
+    levels.scale = best_scale;
+    DecodeCentroids(levels);
+    double wxq = 0;
+    double wqq = 0;
+    ForEachRowCell(row, levels, [&](int part, size_t k, size_t begin, size_t end) {
+      const WeightedPoints& points = PartPoints(row, part);
+      const double q = static_cast<double>(levels.centroids[static_cast<size_t>(part)][k]);
+      wxq += q * points.WeightedSum(begin, end);
+      wqq += q * q * points.Weight(begin, end);
+    });
+    if (!(wxq > 0) || !try_scale(wxq / wqq)) break;
   }
   levels.scale = best_scale;
   DecodeCentroids(levels);

@@ -73,7 +73,7 @@ class PlaneSet {
     if (taken_ == planes_.size()) return absl::OkStatus();
     for (const PlaneView& plane : planes_) {
       if (std::find(known.begin(), known.end(), plane.name) == known.end()) {
-        return Corrupt(absl::Utf8SafeCEscape(plane.name), "is not one of an icquant matrix");
+        return Corrupt(absl::CEscape(plane.name), "is not one of an icquant matrix");
       }
     }
     return absl::DataLossError("there are more planes than the recipe calls for");

@@ -30,13 +30,10 @@ bool IsValue(absl::string_view text) {
 }
 
 absl::Status Malformed(absl::string_view recipe, absl::string_view reason) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("recipe '", absl::Utf8SafeCEscape(recipe), "': ", reason));
+  return absl::InvalidArgumentError(absl::StrCat("recipe '", absl::CEscape(recipe), "': ", reason));
 }
 
-std::string Quoted(absl::string_view text) {
-  return absl::StrCat("'", absl::Utf8SafeCEscape(text), "'");
-}
+std::string Quoted(absl::string_view text) { return absl::StrCat("'", absl::CEscape(text), "'"); }
 
 }  // namespace
 
