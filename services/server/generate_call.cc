@@ -7,8 +7,8 @@
 #include "core/base/status.h"
 #include "services/common/message_bytes.h"
 #include "services/common/rpc_status.h"
+#include "services/common/unary_call.h"
 #include "services/server/token_message.h"
-#include "services/server/unary_call.h"
 
 namespace quantloom {
 namespace {

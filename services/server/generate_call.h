@@ -19,10 +19,10 @@
 #include "absl/time/time.h"
 #include "engine/generation.h"
 #include "quantloom/v1/generation.pb.h"
+#include "services/common/worker_pool.h"
 #include "services/server/model_registry.h"
 #include "services/server/request_conversion.h"
 #include "services/server/serving_metrics.h"
-#include "services/server/worker_pool.h"
 
 namespace quantloom {
 

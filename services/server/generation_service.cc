@@ -7,8 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status.h"
 #include "services/common/rpc_status.h"
+#include "services/common/unary_call.h"
 #include "services/server/token_message.h"
-#include "services/server/unary_call.h"
 
 namespace quantloom {
 namespace {

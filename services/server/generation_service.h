@@ -8,11 +8,11 @@
 #include <grpcpp/support/server_callback.h>
 
 #include "quantloom/v1/generation.grpc.pb.h"
+#include "services/common/worker_pool.h"
 #include "services/server/generate_call.h"
 #include "services/server/model_registry.h"
 #include "services/server/request_conversion.h"
 #include "services/server/serving_metrics.h"
-#include "services/server/worker_pool.h"
 
 namespace quantloom {
 

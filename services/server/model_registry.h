@@ -33,7 +33,7 @@
 #include "engine/loaded_model.h"
 #include "quantloom/v1/model.pb.h"
 #include "services/common/confined_root.h"
-#include "services/server/worker_pool.h"
+#include "services/common/worker_pool.h"
 
 namespace quantloom {
 

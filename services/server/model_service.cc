@@ -9,8 +9,8 @@
 #include "core/base/status.h"
 #include "core/codec/codec.h"
 #include "kernels/cpu/linear.h"
+#include "services/common/unary_call.h"
 #include "services/common/version.h"
-#include "services/server/unary_call.h"
 
 namespace quantloom {
 namespace {

@@ -6,8 +6,8 @@
 #include <grpcpp/support/server_callback.h>
 
 #include "quantloom/v1/model.grpc.pb.h"
+#include "services/common/worker_pool.h"
 #include "services/server/model_registry.h"
-#include "services/server/worker_pool.h"
 
 namespace quantloom {
 

@@ -1,4 +1,4 @@
-#include "services/server/worker_pool.h"
+#include "services/common/worker_pool.h"
 
 #include <utility>
 

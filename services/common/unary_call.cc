@@ -1,4 +1,4 @@
-#include "services/server/unary_call.h"
+#include "services/common/unary_call.h"
 
 #include <chrono>
 

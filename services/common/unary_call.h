@@ -20,7 +20,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "services/common/message_bytes.h"
-#include "services/server/worker_pool.h"
+#include "services/common/worker_pool.h"
 
 namespace quantloom {
 
