@@ -132,9 +132,9 @@ GgufBuilder TinyGgufKeys(const std::string& architecture, float rope_theta = 100
   builder.String("general.architecture", architecture)
       .U32(architecture + ".block_count", 2)
       .U32(architecture + ".context_length", 128)
-      .U32(architecture + ".embedding_length", 32)
+      .U32(architecture + ".embedding_length", 48)
       .U32(architecture + ".feed_forward_length", 64)
-      .U32(architecture + ".attention.head_count", 4)
+      .U32(architecture + ".attention.head_count", 6)
       .U32(architecture + ".attention.head_count_kv", 2)
       .F32(architecture + ".attention.layer_norm_rms_epsilon", 1e-5f)
       .F32(architecture + ".rope.freq_base", rope_theta)
@@ -156,9 +156,9 @@ void AddTensors(GgufBuilder& builder, const ModelConfig& config, bool interleave
   for (const TensorSpec& spec : ModelTensors(config)) {
     std::vector<float> values = tensors.at(spec.name);
     if (interleave && spec.name.find("q_proj") != std::string::npos) {
-      values = Interleave(values, 4, 8, 32);
+      values = Interleave(values, 6, 8, 48);
     } else if (interleave && spec.name.find("k_proj") != std::string::npos) {
-      values = Interleave(values, 2, 8, 32);
+      values = Interleave(values, 2, 8, 48);
     }
     builder.FloatTensor(GgufTensorName(spec.name).value(), spec.shape, values);
   }
@@ -174,7 +174,7 @@ TEST_F(SourceModelTest, OpensAGgufFileAsTheHuggingFaceModelItCameFrom) {
   const ModelConfig& read = (*model)->config();
   EXPECT_EQ(read.architecture, "LlamaForCausalLM");
   EXPECT_EQ(read.vocab_size, 24u);
-  EXPECT_EQ(read.hidden_size, 32u);
+  EXPECT_EQ(read.hidden_size, 48u);
   EXPECT_EQ(read.head_dim, 8u);
   EXPECT_EQ(read.num_kv_heads, 2u);
   EXPECT_EQ(read.rms_norm_eps, double{1e-5f});
@@ -228,7 +228,7 @@ TEST_F(SourceModelTest, RejectsGgufThatContradictsItsMetadata) {
   write(TinyGgufKeys("llama").U32("tokenizer.ggml.eom_token_id", 24));
   ExpectFailure(path, absl::StatusCode::kInvalidArgument, "'tokenizer.ggml.eom_token_id'");
   GgufBuilder extra = TinyGgufKeys("llama");
-  extra.FloatTensor("blk.0.attn_q.bias", {32}, std::vector<float>(32));
+  extra.FloatTensor("blk.0.attn_q.bias", {48}, std::vector<float>(48));
   write(extra);
   ExpectFailure(path, absl::StatusCode::kInvalidArgument, "'blk.0.attn_q.bias'");
 }

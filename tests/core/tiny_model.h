@@ -16,7 +16,7 @@ namespace quantloom {
 
 inline constexpr char kTinyConfig[] = R"({
   "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 24,
-  "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+  "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 6,
   "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128,
   "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "tie_word_embeddings": true,
   "bos_token_id": 1, "eos_token_id": 2})";
