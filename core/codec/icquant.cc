@@ -26,9 +26,9 @@ constexpr float kMaxWeight = 0x1p126f;
 // still get their nearest level and every centroid is defined.
 constexpr double kLeastImportance = 1e-6;
 // Choices left to the encoder are made on this many rows, evenly spaced.
-constexpr uint64_t kSampleRows = 256;
+constexpr uint64_t kSampleRows = 96;
 // The shared codebook is trained on about this many weights, evenly spaced rows.
-constexpr uint64_t kTrainingWeights = uint64_t{1} << 20;
+constexpr uint64_t kTrainingWeights = uint64_t{1} << 18;
 
 // A matrix to encode: checked weights, positive importance.
 struct Source {

@@ -14,9 +14,10 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 void WeightedPoints::Assign(absl::Span<const double> values, absl::Span<const double> weights) {
   order_.resize(values.size());
   for (size_t i = 0; i < values.size(); ++i) order_[i] = {values[i], weights[i]};
-  // Stable, so that merged weights add up in one order.
-  std::stable_sort(order_.begin(), order_.end(),
-                   [](const Point& a, const Point& b) { return a.value < b.value; });
+  // By weight among equals, so that merged weights add up in one order.
+  std::sort(order_.begin(), order_.end(), [](const Point& a, const Point& b) {
+    return a.value != b.value ? a.value < b.value : a.weight < b.weight;
+  });
   values_.clear();
   sums_.clear();
   sums_.push_back({0, 0, 0});
