@@ -63,6 +63,9 @@ class Engine final : public GenerationEngine {
   void WaitForMail();
   void EndUnwanted();
   void RunStep(const std::vector<Scheduler::Slice>& step);
+  // Gives every request of the step its rows of `logits`, those that logits were wanted of.
+  void HandOut(const std::vector<Scheduler::Slice>& step, absl::Span<const float> logits);
+  void CountStep(const EngineStats& counts);
   void PublishStats();
   void Retire(ActiveRequest& request, GenerationEvent event);
 
@@ -242,44 +245,50 @@ void Engine::RunStep(const std::vector<Scheduler::Slice>& step) {
   const Model& model = model_->model();
   RaggedBatch batch;
   std::vector<uint32_t> logit_rows;
+  EngineStats counts;
   const absl::Time begin = absl::Now();
   for (const Scheduler::Slice& slice : step) {
     auto& request = static_cast<ActiveRequest&>(*slice.sequence);
     request.Started(begin);
     const auto row = static_cast<uint32_t>(batch.size());
-    for (uint32_t i = request.FirstWantedRow(slice.begin, slice.count); i < slice.count; ++i)
-      logit_rows.push_back(row + i);
+    const uint32_t first_wanted = request.FirstWantedRow(slice.begin, slice.count);
+    for (uint32_t i = first_wanted; i < slice.count; ++i) logit_rows.push_back(row + i);
     batch.Add(absl::MakeConstSpan(slice.sequence->tokens).subspan(slice.begin, slice.count),
               slice.begin, slice.sequence->blocks);
+    counts.prompt_tokens += request.CountPromptTokens(slice.begin, slice.count);
+    if (!slice.sequence->scoring) counts.generated_tokens += slice.count - first_wanted;
   }
   model.Forward(batch, kv_->storage(), *workspace_);
   absl::Span<const float> logits;
   if (!logit_rows.empty()) logits = model.Logits(logit_rows, *workspace_);
   scheduler_.Finished(step);
 
-  uint64_t prompt_tokens = 0;
-  uint64_t generated_tokens = 0;
-  const size_t vocab = model.config().vocab_size;
-  for (const Scheduler::Slice& slice : step) {
-    // Kept alive: Retire lets go of it.
-    const std::shared_ptr<ActiveRequest> request =
-        static_cast<ActiveRequest*>(slice.sequence)->shared_from_this();
-    const uint32_t wanted = slice.count - request->FirstWantedRow(slice.begin, slice.count);
-    prompt_tokens += request->CountPromptTokens(slice.begin, slice.count);
-    std::optional<GenerationEvent> last =
-        request->TakeLogits(logits.subspan(0, wanted * vocab), vocab);
-    logits.remove_prefix(wanted * vocab);
-    generated_tokens += slice.sequence->scoring ? 0 : wanted;
-    if (last) Retire(*request, *std::move(last));
-  }
+  counts.last_batch_tokens = static_cast<uint32_t>(batch.size());
+  counts.weight_bytes_read =
+      model.layer_weight_bytes() + (logit_rows.empty() ? 0 : model.head_weight_bytes());
+  CountStep(counts);  // before the events, so that who has seen a token finds it counted
+  HandOut(step, logits);
+}
 
+void Engine::HandOut(const std::vector<Scheduler::Slice>& step, absl::Span<const float> logits) {
+  const size_t vocab = model_->config().vocab_size;
+  for (const Scheduler::Slice& slice : step) {
+    auto& request = static_cast<ActiveRequest&>(*slice.sequence);
+    const size_t wanted = slice.count - request.FirstWantedRow(slice.begin, slice.count);
+    std::optional<GenerationEvent> last =
+        request.TakeLogits(logits.subspan(0, wanted * vocab), vocab);
+    logits.remove_prefix(wanted * vocab);
+    if (last) Retire(request, *std::move(last));
+  }
+}
+
+void Engine::CountStep(const EngineStats& counts) {
   std::lock_guard<std::mutex> lock(mailbox_->mutex);
   ++stats_.steps;
-  stats_.prompt_tokens += prompt_tokens;
-  stats_.generated_tokens += generated_tokens;
-  stats_.last_batch_tokens = static_cast<uint32_t>(batch.size());
-  stats_.weight_bytes_read +=
-      model.layer_weight_bytes() + (logit_rows.empty() ? 0 : model.head_weight_bytes());
+  stats_.prompt_tokens += counts.prompt_tokens;
+  stats_.generated_tokens += counts.generated_tokens;
+  stats_.last_batch_tokens = counts.last_batch_tokens;
+  stats_.weight_bytes_read += counts.weight_bytes_read;
 }
 
 void Engine::PublishStats() {
@@ -331,10 +340,9 @@ uint64_t GenerationEngine::KvCacheBytes(const ModelConfig& config, const Limits&
 absl::StatusOr<std::unique_ptr<GenerationEngine>> GenerationEngine::Create(
     std::shared_ptr<const LoadedModel> model, const Limits& limits) {
   QL_RETURN_IF_ERROR(CheckLimits(limits));
-  QL_ASSIGN_OR_RETURN(
-      auto kv, KvCache::Create(model->model().backend(), model->config(),
-                               KvTokens(model->config(), limits), limits.kv_block_tokens,
-                               limits.kv_element));
+  QL_ASSIGN_OR_RETURN(auto kv, KvCache::Create(model->model().backend(), model->config(),
+                                               KvTokens(model->config(), limits),
+                                               limits.kv_block_tokens, limits.kv_element));
   Scheduler::Limits scheduler;
   scheduler.max_running = limits.max_running;
   scheduler.step_tokens = limits.step_tokens;
