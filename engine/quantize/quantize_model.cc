@@ -54,6 +54,9 @@ class QuantizeRun {
     // A run that was interrupted while it evaluated left the model complete.
     if (auto finished = PackedModel::Open(staging_, Verify::kFull); finished.ok()) {
       result.manifest = (*finished)->manifest();
+      progress_.tensors_done = progress_.tensors_total;
+      progress_.weights_done = progress_.weights_total;
+      progress_.bits_per_weight = result.manifest.linear_bits_per_weight;
     } else {
       QL_ASSIGN_OR_RETURN(result.manifest, MakePackedModel());
     }
@@ -157,10 +160,13 @@ class QuantizeRun {
     double linear_bits = 0;
     for (const PlannedTensor& tensor : plan_) {
       const std::string& name = tensor.spec.name;
+      progress_.tensor_seconds = 0;
       if (writer_->FindTensor(name) == nullptr) {
+        const absl::Time begin = absl::Now();
         QL_RETURN_IF_ERROR(
             Annotate(EncodeTensor(tensor, statistics), absl::StrCat("tensor '", name, "'")));
         if (tensor.codec) encoded_here += tensor.weights();
+        progress_.tensor_seconds = absl::ToDoubleSeconds(absl::Now() - begin);
       }
       const PackedTensorInfo& info = *writer_->FindTensor(name);
       if (tensor.spec.role == TensorSpec::Role::kLinear) {
@@ -171,6 +177,7 @@ class QuantizeRun {
       ++progress_.tensors_done;
       if (tensor.codec) progress_.weights_done += tensor.weights();
       progress_.tensor = name;
+      progress_.codec = tensor.codec ? info.recipe.substr(0, info.recipe.find(':')) : "";
       progress_.relative_error = info.relative_error;
       const double seconds = absl::ToDoubleSeconds(absl::Now() - phase_start_);
       progress_.weights_per_second = static_cast<double>(encoded_here) / std::max(seconds, 1e-9);
