@@ -15,7 +15,7 @@
 namespace quantloom {
 
 struct CalibrationStatistics {
-  // Linear layer's tensor name -> E[x_c^2] per input column; not empty unless there were no tokens.
+  // Tensor name of a linear layer or of the output head -> E[x_c^2] per input column.
   std::map<std::string, std::vector<float>> importance;
   uint64_t tokens = 0;
   // SHA-256 over the token ids (little-endian int32) in the order they were seen.
