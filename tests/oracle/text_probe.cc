@@ -4,6 +4,9 @@
 //   text_probe tokenizer tokenizer.json
 //     {"hex": "...", "parse_special": true}  ->  {"ids": [...], "decoded": "hex", "streamed":
 //     "..."} decoded and streamed leave special tokens out when "skip_special" is true.
+//   text_probe template
+//     {"config": {tokenizer_config.json}, "messages": [{"role": "...", "content": "..."}],
+//      "add_generation_prompt": true}  ->  {"text": "..."} or {"error": "..."}
 //   text_probe gguf model.gguf
 //     prints the tokenizer files made from its metadata, {"tokenizer.json": "...", ...}.
 #include <iostream>
@@ -13,6 +16,7 @@
 #include "absl/strings/escaping.h"
 #include "core/base/file.h"
 #include "core/format/gguf.h"
+#include "core/text/chat_template.h"
 #include "core/text/gguf_tokenizer.h"
 #include "core/text/tokenizer.h"
 #include "nlohmann/json.hpp"
@@ -53,6 +57,28 @@ int RunTokenizer(const char* path) {
   return 0;
 }
 
+json TemplateAnswer(const json& request) {
+  const auto chat_template = ChatTemplate::FromTokenizerConfig(request.at("config").dump());
+  if (!chat_template.ok()) return {{"error", chat_template.status().ToString()}};
+  std::vector<ChatMessage> messages;
+  for (const json& message : request.at("messages")) {
+    messages.push_back(
+        {message.at("role").get<std::string>(), message.at("content").get<std::string>()});
+  }
+  const auto text =
+      (*chat_template)->Render(messages, request.at("add_generation_prompt").get<bool>());
+  if (!text.ok()) return {{"error", text.status().ToString()}};
+  return {{"text", *text}};
+}
+
+int RunTemplates() {
+  std::string line;
+  while (std::getline(std::cin, line)) {
+    std::cout << TemplateAnswer(json::parse(line)).dump() << "\n";
+  }
+  return 0;
+}
+
 int RunGguf(const char* path) {
   const auto file = GgufFile::Open(path);
   if (!file.ok()) {
@@ -72,7 +98,8 @@ int Main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "";
   if (mode == "tokenizer" && argc == 3) return RunTokenizer(argv[2]);
   if (mode == "gguf" && argc == 3) return RunGguf(argv[2]);
-  std::cerr << "usage: text_probe tokenizer|gguf FILE\n";
+  if (mode == "template" && argc == 2) return RunTemplates();
+  std::cerr << "usage: text_probe tokenizer FILE | gguf FILE | template\n";
   return 2;
 }
 
