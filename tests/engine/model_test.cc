@@ -1,0 +1,257 @@
+#include "engine/model.h"
+
+#include <cmath>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "core/base/parallel.h"
+#include "engine/loaded_model.h"
+#include "engine/window_runner.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/engine/reference_model.h"
+#include "tests/engine/tiny_model.h"
+
+namespace quantloom {
+namespace {
+
+using testing::TemporaryDirectory;
+using testing::TinyConfig;
+
+std::vector<int32_t> Tokens(size_t n, uint32_t vocab) {
+  std::vector<int32_t> tokens(n);
+  for (size_t i = 0; i < n; ++i) tokens[i] = static_cast<int32_t>((i * i * 31 + 7 * i + 3) % vocab);
+  return tokens;
+}
+
+std::shared_ptr<const LoadedModel> Load(const ModelConfig& config, uint64_t seed,
+                                        ThreadTeam& team) {
+  TemporaryDirectory directory;
+  testing::WriteTinyModel(directory.path(), seed, config);
+  auto loaded = LoadedModel::LoadSource(directory.path(), team);
+  EXPECT_TRUE(loaded.ok()) << loaded.status();
+  return loaded.ok() ? *loaded : nullptr;
+}
+
+struct ArchitectureCase {
+  std::string name;
+  ModelConfig config;
+};
+
+std::vector<ArchitectureCase> Architectures() {
+  std::vector<ArchitectureCase> cases = {{"LlamaTied", TinyConfig()}};
+  const auto add = [&](const std::string& name, auto change) {
+    ModelConfig config = TinyConfig();
+    change(config);
+    cases.push_back({name, config});
+  };
+  add("LlamaUntied", [](ModelConfig& c) { c.tie_word_embeddings = false; });
+  add("MistralWithoutGrouping", [](ModelConfig& c) {
+    c.architecture = "MistralForCausalLM";
+    c.model_type = "mistral";
+    c.num_kv_heads = c.num_heads;
+  });
+  add("Qwen2Biases", [](ModelConfig& c) {
+    c.architecture = "Qwen2ForCausalLM";
+    c.model_type = "qwen2";
+    c.attention_bias = true;
+    c.rms_norm_eps = 1e-6;
+  });
+  add("Qwen3QkNormWideHeads", [](ModelConfig& c) {
+    c.architecture = "Qwen3ForCausalLM";
+    c.model_type = "qwen3";
+    c.qk_norm = true;
+    c.head_dim = 32;  // num_heads * head_dim is twice the hidden size
+  });
+  add("OddSizes", [](ModelConfig& c) {
+    c.hidden_size = 50;
+    c.intermediate_size = 70;
+    c.num_heads = 3;
+    c.num_kv_heads = 1;
+    c.head_dim = 10;
+  });
+  add("LinearRope", [](ModelConfig& c) {
+    c.rope_scaling.type = RopeScaling::Type::kLinear;
+    c.rope_scaling.factor = 4;
+  });
+  add("Llama3Rope", [](ModelConfig& c) {
+    c.rope_scaling = {RopeScaling::Type::kLlama3, 8, 1, 4, 64};  // all three ranges occur
+    c.rope_theta = 100;
+  });
+  return cases;
+}
+
+class ModelArchitecture : public ::testing::TestWithParam<ArchitectureCase> {};
+
+TEST_P(ModelArchitecture, LogitsAgreeWithADoublePrecisionReference) {
+  const ModelConfig& config = GetParam().config;
+  ThreadTeam team(2);
+  const auto loaded = Load(config, 11, team);
+  ASSERT_NE(loaded, nullptr);
+  const auto tokens = Tokens(70, config.vocab_size);
+  const auto expected = testing::ReferenceLogits(config, testing::TinyWeights(config, 11), tokens);
+  auto runner = WindowRunner::Create(loaded->model(), tokens.size(), KvElement::kF32).value();
+  ASSERT_TRUE(runner->Forward(tokens).ok());
+  runner->VisitLogits(0, tokens.size(), [&](size_t position, absl::Span<const float> logits) {
+    ASSERT_EQ(logits.size(), config.vocab_size);
+    for (size_t v = 0; v < logits.size(); ++v)
+      ASSERT_NEAR(logits[v], expected[position][v], 2e-4) << position << ", " << v;
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(, ModelArchitecture, ::testing::ValuesIn(Architectures()),
+                         [](const auto& test) { return test.param.name; });
+
+// Runs a sequence through a cache in runs of the given lengths, another sequence's tokens beside
+// it, and returns the logits of every position.
+std::vector<std::vector<float>> LogitsInChunks(const Model& model, KvElement element,
+                                               const std::vector<int32_t>& tokens,
+                                               const std::vector<size_t>& chunks, bool with_other) {
+  auto kv = KvCache::Create(model.backend(), model.config(), 512, 4, element).value();
+  auto workspace = model.CreateWorkspace(256, 256);
+  const std::vector<int32_t> other(tokens.rbegin(), tokens.rend());
+  BlockTable blocks;
+  BlockTable other_blocks;
+  std::vector<std::vector<float>> out;
+  size_t begin = 0;
+  for (size_t i = 0; begin < tokens.size(); ++i) {
+    const size_t count = std::min(chunks[i % chunks.size()], tokens.size() - begin);
+    RaggedBatch batch;
+    if (with_other) {
+      kv->blocks().Cover(i + 1, other_blocks);
+      batch.Add({&other[i], 1}, static_cast<uint32_t>(i), other_blocks);
+    }
+    kv->blocks().Cover(begin + count, blocks);
+    batch.Add({&tokens[begin], count}, static_cast<uint32_t>(begin), blocks);
+    model.Forward(batch, kv->storage(), *workspace);
+    for (size_t row = batch.size() - count; row < batch.size(); ++row) {
+      const auto logits = model.Logits({static_cast<uint32_t>(row)}, *workspace);
+      out.emplace_back(logits.begin(), logits.end());
+    }
+    begin += count;
+  }
+  return out;
+}
+
+TEST(Model, LogitsAreTheSameBitsInAnyBatchChunkingAndNumberOfThreads) {
+  TemporaryDirectory directory;
+  testing::WriteTinyModel(directory.path(), 5);
+  const auto tokens = Tokens(60, TinyConfig().vocab_size);
+  for (const KvElement element : {KvElement::kF16, KvElement::kF32}) {
+    std::vector<std::vector<float>> expected;
+    for (const int threads : {1, 2, 3}) {
+      ThreadTeam team(threads);
+      auto loaded = LoadedModel::LoadSource(directory.path(), team);
+      ASSERT_TRUE(loaded.ok()) << loaded.status();
+      const Model& model = (*loaded)->model();
+      if (expected.empty()) expected = LogitsInChunks(model, element, tokens, {60}, false);
+      for (const std::vector<size_t>& chunks :
+           std::vector<std::vector<size_t>>{{60}, {1}, {7}, {1, 5, 3, 17}, {32, 1}}) {
+        EXPECT_EQ(LogitsInChunks(model, element, tokens, chunks, false), expected);
+        EXPECT_EQ(LogitsInChunks(model, element, tokens, chunks, true), expected);
+      }
+    }
+  }
+}
+
+TEST(Model, ObserverSeesTheInputOfEveryLinearLayer) {
+  ModelConfig config = TinyConfig();
+  config.tie_word_embeddings = false;
+  ThreadTeam team(2);
+  const auto loaded = Load(config, 3, team);
+  ASSERT_NE(loaded, nullptr);
+  const auto weights = testing::TinyWeights(config, 3);
+  const auto tokens = Tokens(9, config.vocab_size);
+  auto runner = WindowRunner::Create(loaded->model(), tokens.size(), KvElement::kF32).value();
+
+  std::map<std::string, std::vector<float>> inputs;
+  ASSERT_TRUE(
+      runner
+          ->Forward(
+              tokens,
+              [&](absl::Span<const std::string> linears, absl::Span<const float> x, size_t rows,
+                  size_t cols) {
+                EXPECT_EQ(rows, tokens.size());
+                EXPECT_EQ(x.size(), rows * cols);
+                for (const std::string& name : linears) {
+                  EXPECT_TRUE(inputs.emplace(name, std::vector<float>(x.begin(), x.end())).second)
+                      << name;
+                }
+              })
+          .ok());
+
+  for (const TensorSpec& tensor : ModelTensors(config)) {
+    if (tensor.role != TensorSpec::Role::kLinear && tensor.role != TensorSpec::Role::kHead)
+      continue;
+    ASSERT_EQ(inputs.count(tensor.name), 1u) << tensor.name;
+    EXPECT_EQ(inputs[tensor.name].size(), tokens.size() * tensor.shape[1]) << tensor.name;
+  }
+  // What is observed is what is multiplied: the gate and up products of layer 1 give the input of
+  // its down projection, and the head's input gives the logits.
+  const std::string mlp = "model.layers.1.mlp.";
+  const auto product = [&](const std::string& name, size_t row, size_t feature) {
+    const auto& w = weights.at(name);
+    const auto& x = inputs.at(name);
+    const size_t cols = x.size() / tokens.size();
+    double sum = 0;
+    for (size_t c = 0; c < cols; ++c)
+      sum += static_cast<double>(w[feature * cols + c]) * x[row * cols + c];
+    return sum;
+  };
+  const auto& down = inputs.at(mlp + "down_proj.weight");
+  for (size_t row = 0; row < tokens.size(); ++row) {
+    for (size_t i = 0; i < config.intermediate_size; ++i) {
+      const double gate = product(mlp + "gate_proj.weight", row, i);
+      const double expected =
+          gate / (1 + std::exp(-gate)) * product(mlp + "up_proj.weight", row, i);
+      ASSERT_NEAR(down[row * config.intermediate_size + i], expected, 1e-4);
+    }
+  }
+  runner->VisitLogits(0, tokens.size(), [&](size_t position, absl::Span<const float> logits) {
+    for (size_t v = 0; v < logits.size(); v += 17)
+      ASSERT_NEAR(logits[v], product("lm_head.weight", position, v), 1e-4);
+  });
+}
+
+TEST(WindowRunner, RejectsWhatDoesNotFit) {
+  ThreadTeam team(1);
+  const auto loaded = Load(TinyConfig(), 1, team);
+  ASSERT_NE(loaded, nullptr);
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      WindowRunner::Create(loaded->model(), 513, KvElement::kF16).status()));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(WindowRunner::Create(loaded->model(), 0, KvElement::kF16).status()));
+  auto runner = WindowRunner::Create(loaded->model(), 4, KvElement::kF16).value();
+  EXPECT_TRUE(absl::IsInvalidArgument(runner->Forward({})));
+  EXPECT_TRUE(absl::IsInvalidArgument(runner->Forward({1, 2, 3, 4, 5})));
+  EXPECT_TRUE(absl::IsInvalidArgument(runner->Forward({272})));
+  EXPECT_TRUE(absl::IsInvalidArgument(runner->Forward({-1})));
+  EXPECT_TRUE(runner->Forward({0, 271}).ok());
+}
+
+TEST(LoadSource, NamesWhatIsMissing) {
+  ThreadTeam team(1);
+  TemporaryDirectory directory;
+  EXPECT_TRUE(absl::IsNotFound(LoadedModel::LoadSource(directory.path() / "none", team).status()));
+  testing::WriteTinyModel(directory.path(), 1);
+  std::filesystem::remove(directory.path() / "tokenizer.json");
+  const absl::Status status = LoadedModel::LoadSource(directory.path(), team).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("tokenizer.json"));
+}
+
+TEST(LoadSource, EncodesPromptsAndRendersChats) {
+  ThreadTeam team(1);
+  const auto loaded = Load(TinyConfig(), 1, team);
+  ASSERT_NE(loaded, nullptr);
+  EXPECT_EQ(loaded->EncodePrompt("<|endoftext|>!", /*parse_special=*/true),
+            (std::vector<int32_t>{0, '!' + 1}));
+  ASSERT_NE(loaded->chat_template(), nullptr) << loaded->chat_template_status();
+  EXPECT_EQ(loaded->chat_template()->Render({{"user", "hi"}}, true).value(),
+            "user: hi\nassistant: ");
+}
+
+}  // namespace
+}  // namespace quantloom
