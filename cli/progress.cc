@@ -31,8 +31,8 @@ namespace {
 constexpr int kPhaseColumns = 11;  // "calibrating", the longest
 constexpr int kShortestBar = 8;
 constexpr int kLongestBar = 32;
-constexpr int kShortestTensor = 12;
-constexpr int kLongestTensor = 32;
+constexpr int kShortestTensor = 16;
+constexpr int kLongestTensor = 28;
 constexpr absl::Duration kLivePause = absl::Milliseconds(50);
 constexpr absl::Duration kLogPause = absl::Seconds(5);
 
@@ -54,9 +54,12 @@ std::string Eta(const JobProgress& progress) {
                                 : FormatElapsed(eta);
 }
 
-// "layers.3.mlp.down_proj": what differs from tensor to tensor.
+// "17.mlp.down_proj" for "model.layers.17.mlp.down_proj.weight": what differs from tensor to
+// tensor.
 std::string ShortTensor(const JobProgress& progress) {
-  return std::string(absl::StripSuffix(absl::StripPrefix(progress.tensor(), "model."), ".weight"));
+  absl::string_view name = absl::StripSuffix(progress.tensor(), ".weight");
+  name = absl::StripPrefix(absl::StripPrefix(name, "model."), "layers.");
+  return OneLine(std::string_view(name.data(), name.size()));
 }
 
 // Facts beside the bar, most important first. `order` is the place on the line.
@@ -141,7 +144,7 @@ std::string RenderProgress(const Job& job, int width, bool unicode) {
   // What the rest leaves is for the tensor's name and a longer bar. Neither depends on which tensor
   // it is.
   int bar = kShortestBar + std::clamp(room, 0, kLongestBar - kShortestBar);
-  const std::string tensor = TerminalSafe(ShortTensor(progress));
+  const std::string tensor = ShortTensor(progress);
   if (const int spare = room - 2 - kShortestTensor; spare >= 0 && !tensor.empty()) {
     bar = kShortestBar + std::min(spare / 2, kLongestBar - kShortestBar);
     const int columns = std::min(kShortestTensor + spare - (bar - kShortestBar), kLongestTensor);
@@ -166,7 +169,7 @@ std::string RenderProgressPlain(const Job& job) {
     for (const Fact& fact : facts) {
       parts.emplace_back(absl::StripAsciiWhitespace(fact.text));
     }
-    if (!progress.tensor().empty()) parts.push_back(TerminalSafe(progress.tensor()));
+    if (!progress.tensor().empty()) parts.push_back(OneLine(progress.tensor()));
   }
   return absl::StrJoin(parts, ", ");
 }

@@ -16,20 +16,13 @@ std::string Padded(const std::string& cell, int width, Table::Align align) {
   return align == Table::Align::kLeft ? cell + space : space + cell;
 }
 
-std::string CellSafe(const std::string& text) {
-  std::string safe = TerminalSafe(text);
-  std::replace_if(
-      safe.begin(), safe.end(), [](char c) { return c == '\n' || c == '\t'; }, ' ');
-  return safe;
-}
-
 }  // namespace
 
 Table::Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
 
 void Table::Add(std::vector<std::string> cells) {
   cells.resize(columns_.size());
-  for (std::string& cell : cells) cell = CellSafe(cell);
+  for (std::string& cell : cells) cell = OneLine(cell);
   rows_.push_back(std::move(cells));
 }
 
@@ -68,7 +61,7 @@ std::string RenderPairs(const std::vector<std::pair<std::string, std::string>>& 
   for (const auto& [name, value] : pairs) width = std::max(width, DisplayWidth(name));
   std::string text;
   for (const auto& [name, value] : pairs) {
-    absl::StrAppend(&text, Padded(name, width, Table::Align::kLeft), kGap, CellSafe(value), "\n");
+    absl::StrAppend(&text, Padded(name, width, Table::Align::kLeft), kGap, OneLine(value), "\n");
   }
   return text;
 }

@@ -48,10 +48,10 @@ std::string FormatGrouped(uint64_t count) {
 }
 
 std::string FormatElapsed(absl::Duration duration) {
-  const double seconds = std::max(0.0, absl::ToDoubleSeconds(duration));
+  const double seconds = std::clamp(absl::ToDoubleSeconds(duration), 0.0, 359'999'999.0);
   if (seconds < 9.995) return absl::StrFormat("%.2fs", seconds);
   if (seconds < 59.95) return absl::StrFormat("%.1fs", seconds);
-  const auto whole = static_cast<int64_t>(std::min(std::llround(seconds), 359'999'999LL));
+  const long long whole = std::llround(seconds);
   if (whole < 3600) return absl::StrFormat("%dm %02ds", whole / 60, whole % 60);
   return absl::StrFormat("%dh %02dm", whole / 3600, whole / 60 % 60);
 }

@@ -1,5 +1,6 @@
 #include "cli/utf8.h"
 
+#include <algorithm>
 #include <clocale>
 #include <cstdint>
 #include <cwchar>
@@ -108,6 +109,13 @@ std::string TerminalSafe(std::string_view text) {
     text.remove_prefix(point.bytes);
   }
   return safe;
+}
+
+std::string OneLine(std::string_view text) {
+  std::string line = TerminalSafe(text);
+  std::replace_if(
+      line.begin(), line.end(), [](char c) { return c == '\n' || c == '\t'; }, ' ');
+  return line;
 }
 
 }  // namespace quantloom::cli

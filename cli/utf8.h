@@ -21,4 +21,7 @@ std::string ElideMiddle(std::string_view text, int width, bool unicode = true);
 // or that stands in a file name, must not reach a terminal. Bytes that are not UTF-8 become U+FFFD.
 std::string TerminalSafe(std::string_view text);
 
+// The same for a place on a line: newlines and tabs become spaces.
+std::string OneLine(std::string_view text);
+
 }  // namespace quantloom::cli
