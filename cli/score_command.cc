@@ -2,6 +2,8 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
@@ -11,6 +13,7 @@
 #include "cli/score_windows.h"
 #include "cli/session.h"
 #include "cli/table.h"
+#include "cli/text_pieces.h"
 #include "cli/units.h"
 #include "nlohmann/json.hpp"
 
@@ -25,6 +28,9 @@ using ::quantloom::v1::TokenizeResponse;
 namespace {
 
 constexpr size_t kDefaultWindowTokens = 512;
+// Of text in one Tokenize call: well below the largest prompt and message that servers accept by
+// default.
+constexpr size_t kPieceBytes = size_t{256} << 10;
 constexpr absl::Duration kRedraw = absl::Milliseconds(100);
 
 struct ScoreArguments {
@@ -34,15 +40,30 @@ struct ScoreArguments {
   size_t window_tokens = kDefaultWindowTokens;
 };
 
-absl::StatusOr<TokenizeResponse> TokenizeFile(Session& session, const ScoreArguments& arguments) {
-  absl::StatusOr<std::string> text = ReadText(arguments.file, std::numeric_limits<size_t>::max());
+// Token ids of the file's text: all of them, or as many as the windows that were asked for need.
+absl::StatusOr<std::vector<int32_t>> TokenizeFile(Session& session,
+                                                  const ScoreArguments& arguments) {
+  const absl::StatusOr<std::string> text =
+      ReadText(arguments.file, std::numeric_limits<size_t>::max());
   if (!text.ok()) return text.status();
+  std::vector<int32_t> ids;
   TokenizeRequest request;
   request.set_model(arguments.model);
-  request.set_text(*std::move(text));
   request.set_add_bos(true);  // where the model's configuration says so
-  return session.connection().Call(session.connection().generation(),
-                                   &GenerationService::Stub::Tokenize, request);
+  const auto enough = [&] {
+    return arguments.windows > 0 && ids.size() / arguments.window_tokens >= arguments.windows;
+  };
+  for (std::string_view rest = *text; !rest.empty() && !enough();) {
+    const std::string_view piece = FirstPiece(rest, kPieceBytes);
+    rest.remove_prefix(piece.size());
+    request.set_text(std::string(piece));
+    const absl::StatusOr<TokenizeResponse> response = session.connection().Call(
+        session.connection().generation(), &GenerationService::Stub::Tokenize, request);
+    if (!response.ok()) return response.status();
+    ids.insert(ids.end(), response->ids().begin(), response->ids().end());
+    request.set_add_bos(false);
+  }
+  return ids;
 }
 
 // A bar while the windows are scored; nothing where standard error is no terminal.
@@ -79,20 +100,19 @@ class ScoreProgress {
 };
 
 void ShowResult(Session& session, const ScoreArguments& arguments, const ScoreWindows& windows,
-                size_t text_tokens, const Perplexity& perplexity) {
+                const Perplexity& perplexity) {
   if (session.json()) {
     const nlohmann::ordered_json json = {{"perplexity", perplexity.perplexity()},
                                          {"standard_error", perplexity.standard_error()},
                                          {"nats_per_token", perplexity.mean()},
                                          {"scored_tokens", perplexity.tokens()},
-                                         {"text_tokens", text_tokens},
                                          {"windows", windows.count},
                                          {"window_tokens", windows.window_tokens}};
     session.console().Out(json.dump() + "\n");
     return;
   }
   session.console().Out(RenderPairs({
-      {"text", absl::StrCat(arguments.file, " (", FormatGrouped(text_tokens), " tokens)")},
+      {"text", arguments.file},
       {"scored", absl::StrFormat("%s tokens: the second halves of %s windows of %s",
                                  FormatGrouped(perplexity.tokens()), FormatGrouped(windows.count),
                                  FormatGrouped(windows.window_tokens))},
@@ -103,11 +123,10 @@ void ShowResult(Session& session, const ScoreArguments& arguments, const ScoreWi
 }
 
 CommandResult RunScore(Session& session, const ScoreArguments& arguments) {
-  const absl::StatusOr<TokenizeResponse> tokens = TokenizeFile(session, arguments);
-  if (!tokens.ok()) return tokens.status();
-  const auto text_tokens = static_cast<size_t>(tokens->ids_size());
+  const absl::StatusOr<std::vector<int32_t>> ids = TokenizeFile(session, arguments);
+  if (!ids.ok()) return ids.status();
   const absl::StatusOr<ScoreWindows> windows =
-      ScoreWindows::Split(text_tokens, arguments.window_tokens, arguments.windows);
+      ScoreWindows::Split(ids->size(), arguments.window_tokens, arguments.windows);
   if (!windows.ok()) return windows.status();
 
   Perplexity perplexity;
@@ -116,7 +135,7 @@ CommandResult RunScore(Session& session, const ScoreArguments& arguments) {
     progress.Show(window, windows->count, perplexity);
     ScoreRequest request;
     request.set_model(arguments.model);
-    const auto begin = tokens->ids().begin() + static_cast<std::ptrdiff_t>(windows->Begin(window));
+    const auto begin = ids->begin() + static_cast<std::ptrdiff_t>(windows->Begin(window));
     request.mutable_tokens()->mutable_ids()->Add(
         begin, begin + static_cast<std::ptrdiff_t>(windows->window_tokens));
     const absl::StatusOr<ScoreResponse> response = session.connection().Call(
@@ -129,7 +148,7 @@ CommandResult RunScore(Session& session, const ScoreArguments& arguments) {
     }
   }
   progress.End();
-  ShowResult(session, arguments, *windows, text_tokens, perplexity);
+  ShowResult(session, arguments, *windows, perplexity);
   return ExitCode::kOk;
 }
 

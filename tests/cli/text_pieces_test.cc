@@ -1,0 +1,40 @@
+#include "cli/text_pieces.h"
+
+#include <gtest/gtest.h>
+
+namespace quantloom::cli {
+namespace {
+
+TEST(TextPiecesTest, FirstPiece_EndsAfterTheLastNewlineThatFits) {
+  EXPECT_EQ(FirstPiece("one\ntwo\nthree", 100), "one\ntwo\nthree");
+  EXPECT_EQ(FirstPiece("one\ntwo\nthree", 9), "one\ntwo\n");
+  EXPECT_EQ(FirstPiece("one\ntwo\nthree", 8), "one\ntwo\n");
+  EXPECT_EQ(FirstPiece("one\ntwo\nthree", 7), "one\n");
+}
+
+TEST(TextPiecesTest, FirstPiece_DoesNotEndWhereATokenMayGoOn) {
+  EXPECT_EQ(FirstPiece("one\n\n two\n3", 6), "one\n\n two\n");  // whitespace after the newline
+  EXPECT_EQ(FirstPiece("one\n\xC2\xA0z\ntwo", 5), "one\n\xC2\xA0z\n");  // a space of two bytes
+  EXPECT_EQ(FirstPiece("a\n\n\nb c", 4), "a\n\n\n");
+  EXPECT_EQ(FirstPiece("(a)\n(b)\n", 5), "(a)\n(b)\n");
+}
+
+TEST(TextPiecesTest, FirstPiece_TakesMoreWhereItMust) {
+  EXPECT_EQ(FirstPiece("a long line\nx", 3), "a long line\n");
+  EXPECT_EQ(FirstPiece("no line at all", 3), "no line at all");
+}
+
+TEST(TextPiecesTest, Pieces_AreTheText) {
+  const std::string text = "one\ntwo\n\n\nthree four\n five\nsix\r\nseven";
+  std::string joined;
+  for (std::string_view rest = text; !rest.empty();) {
+    const std::string_view piece = FirstPiece(rest, 6);
+    ASSERT_FALSE(piece.empty());
+    joined += piece;
+    rest.remove_prefix(piece.size());
+  }
+  EXPECT_EQ(joined, text);
+}
+
+}  // namespace
+}  // namespace quantloom::cli
