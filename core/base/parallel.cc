@@ -17,6 +17,9 @@ namespace {
 // layer, far shorter than the gap between two requests.
 constexpr int kSpins = 4000;
 
+// A ticket's index while no range can be taken.
+constexpr uint64_t kClosed = 0xFFFFFFFF;
+
 thread_local bool in_region = false;
 
 void Pause() {
@@ -74,40 +77,58 @@ void ThreadTeam::WorkerLoop(int worker) {
   while (WaitForRegion(seen)) {
     seen = epoch_.load(std::memory_order_acquire);
     RunRanges(worker);
-    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_one();
   }
 }
 
 void ThreadTeam::RunRanges(int worker) {
-  const Region& region = region_;
+  uint64_t ticket = ticket_.load(std::memory_order_acquire);
   while (true) {
-    const size_t begin = next_.fetch_add(region.grain, std::memory_order_relaxed);
-    if (begin >= region.n) return;
-    (*region.body)(begin, std::min(begin + region.grain, region.n), worker);
+    const uint32_t ranges = ranges_.load(std::memory_order_acquire);
+    const auto index = static_cast<uint32_t>(ticket);
+    if (index >= ranges) return;
+    // Fails when another took the range, or when `ranges` was already the next region's.
+    if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
+                                       std::memory_order_acquire)) {
+      continue;
+    }
+    const size_t n = n_.load(std::memory_order_relaxed);
+    const size_t grain = grain_.load(std::memory_order_relaxed);
+    const size_t begin = index * grain;
+    (*body_.load(std::memory_order_relaxed))(begin, std::min(begin + grain, n), worker);
+    if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == ranges) done_.notify_one();
+    ticket = ticket_.load(std::memory_order_acquire);
   }
 }
 
 void ThreadTeam::ParallelFor(size_t n, size_t grain, Body body) {
   if (n == 0) return;
-  grain = std::max<size_t>(grain, 1);
+  grain = std::max({grain, size_t{1}, n >> 31});
   if (in_region || threads_.empty() || n <= grain) {
     body(0, n, 0);
     return;
   }
   std::lock_guard<std::mutex> lock(caller_mutex_);
-  region_ = {&body, n, grain};
-  next_.store(0, std::memory_order_relaxed);
-  running_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
+  const auto ranges = static_cast<uint32_t>((n + grain - 1) / grain);
+  // Close the old ticket before the first field changes: a late worker that sees the new number of
+  // ranges (released below) then also sees that its ticket is void.
+  const uint64_t region = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
+  ticket_.store(region << 32 | kClosed, std::memory_order_relaxed);
+  body_.store(&body, std::memory_order_relaxed);
+  n_.store(n, std::memory_order_relaxed);
+  grain_.store(grain, std::memory_order_relaxed);
+  done_.store(0, std::memory_order_relaxed);
+  ranges_.store(ranges, std::memory_order_release);
+  ticket_.store(region << 32, std::memory_order_release);
   epoch_.fetch_add(1);
   if (parked_.load() > 0) epoch_.notify_all();
   in_region = true;
   RunRanges(0);
   in_region = false;
-  for (int spin = 0, left; (left = running_.load(std::memory_order_acquire)) != 0;) {
+  for (uint32_t spin = 0, done; (done = done_.load(std::memory_order_acquire)) != ranges;) {
     if (++spin < kSpins) {
       Pause();
     } else {
-      running_.wait(left);
+      done_.wait(done);
     }
   }
 }

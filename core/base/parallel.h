@@ -7,6 +7,9 @@
 // Workers spin for some tens of microseconds after a region, then park, so an idle team uses no
 // CPU. Which worker runs which range is not deterministic: results must not depend on it.
 //
+// A region ends when its ranges are done, not when every worker has shown up: a worker that the
+// operating system keeps waiting delays nobody unless it sits inside a range.
+//
 // Thread-safety: one region runs at a time; ParallelFor from several threads is serialized.
 // ParallelFor inside a region's function runs that inner loop on the calling thread alone, as
 // worker 0.
@@ -48,17 +51,19 @@ class ThreadTeam {
   void RunRanges(int worker);
   bool WaitForRegion(int seen);
 
-  struct Region {
-    const Body* body = nullptr;
-    size_t n = 0;
-    size_t grain = 1;
-  };
+  // The region in progress. Atomic because a late worker may look at it while the next region is
+  // being set up; the ticket then tells it that it is too late.
+  std::atomic<const Body*> body_{nullptr};
+  std::atomic<size_t> n_{0};
+  std::atomic<size_t> grain_{1};
+  std::atomic<uint32_t> ranges_{0};
 
   std::mutex caller_mutex_;
-  Region region_;
-  alignas(64) std::atomic<size_t> next_{0};
-  alignas(64) std::atomic<int> epoch_{0};    // one more for each region
-  alignas(64) std::atomic<int> running_{0};  // workers that have not finished the current region
+  // Region number in the upper half, index of the next range to take in the lower. Who advances it
+  // owns that range, and the region cannot end before the range is done.
+  alignas(64) std::atomic<uint64_t> ticket_{0};
+  alignas(64) std::atomic<uint32_t> done_{0};  // finished ranges of the region
+  alignas(64) std::atomic<int> epoch_{0};      // changes with each region: what workers wait for
   std::atomic<int> parked_{0};
   std::atomic<bool> stop_{false};
   std::vector<std::thread> threads_;
