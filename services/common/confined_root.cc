@@ -14,6 +14,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/file.h"
+#include "core/base/status.h"
 
 namespace quantloom {
 namespace {
@@ -39,20 +40,26 @@ absl::StatusOr<fs::path> Canonical(const fs::path& path, absl::string_view as_gi
 
 }  // namespace
 
-absl::Status CheckName(absl::string_view name) {
+absl::Status CheckIdentifier(absl::string_view id) {
   const auto allowed = [](char c) {
     return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-';
   };
-  if (name.empty()) return absl::InvalidArgumentError("must not be empty");
-  if (name.size() > kMaxNameLength) {
+  if (id.empty()) return absl::InvalidArgumentError("must not be empty");
+  if (id.size() > kMaxNameLength) {
     return absl::InvalidArgumentError(
-        absl::StrCat("has ", name.size(), " characters; at most ", kMaxNameLength, " are allowed"));
+        absl::StrCat("has ", id.size(), " characters; at most ", kMaxNameLength, " are allowed"));
   }
-  if (name[0] == '.' || !std::all_of(name.begin(), name.end(), allowed)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "'", name, "' must consist of A-Z, a-z, 0-9, '.', '_' and '-', and not start with '.'"));
+  if (!std::all_of(id.begin(), id.end(), allowed)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", id, "' has other characters than A-Z, a-z, 0-9, '.', '_' and '-'"));
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckName(absl::string_view name) {
+  QL_RETURN_IF_ERROR(CheckIdentifier(name));
+  if (name[0] != '.') return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("'", name, "' must not start with a dot"));
 }
 
 absl::StatusOr<ConfinedRoot> ConfinedRoot::Open(const fs::path& directory) {

@@ -12,8 +12,11 @@ namespace quantloom {
 // Longest name of a model, request or job, in characters.
 inline constexpr size_t kMaxNameLength = 128;
 
-// Whether `name` is 1 .. kMaxNameLength characters of [A-Za-z0-9._-] and does not start with a dot;
-// INVALID_ARGUMENT otherwise. Such a name is one directory entry, never hidden, "." or "..".
+// Whether `id` is 1 .. kMaxNameLength characters of [A-Za-z0-9._-]; INVALID_ARGUMENT otherwise.
+absl::Status CheckIdentifier(absl::string_view id);
+
+// Whether `name` is an identifier that does not start with a dot; INVALID_ARGUMENT otherwise. Such
+// a name is one directory entry, never hidden, "." or "..".
 absl::Status CheckName(absl::string_view name);
 
 // A directory that requests may name files in. Immutable.

@@ -1,0 +1,87 @@
+// quantloom-quantizer: turns full-precision models into packed ones, as durable jobs over gRPC.
+
+#include <iostream>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "core/base/status.h"
+#include "engine/quantize/quantize_model.h"
+#include "kernels/cpu/linear.h"
+#include "services/common/configuration.h"
+#include "services/common/confined_root.h"
+#include "services/common/grpc_server.h"
+#include "services/common/logging.h"
+#include "services/common/metrics.h"
+#include "services/common/termination.h"
+#include "services/quantizer/directory_lock.h"
+#include "services/quantizer/event_signal.h"
+#include "services/quantizer/job_runner.h"
+#include "services/quantizer/publication.h"
+#include "services/quantizer/quantization_service.h"
+#include "services/quantizer/quantizer_metrics.h"
+#include "services/quantizer/quantizer_options.h"
+#include "services/quantizer/sqlite_job_store.h"
+
+namespace quantloom {
+namespace {
+
+constexpr char kProgram[] = "quantloom-quantizer";
+
+absl::Status Serve(const QuantizerOptions& options) {
+  QL_RETURN_IF_ERROR(cpu::RequireSupportedCpu());
+  absl::StatusOr<ConfinedRoot> source_root = ConfinedRoot::Open(options.source_root);
+  if (!source_root.ok()) return Annotate(source_root.status(), "source-root");
+  absl::StatusOr<ConfinedRoot> model_root = ConfinedRoot::Open(options.model_root);
+  if (!model_root.ok()) return Annotate(model_root.status(), "model-root");
+  const auto lock = DirectoryLock::Acquire(options.state_dir);
+  if (!lock.ok()) return Annotate(lock.status(), "state-dir");
+  const std::filesystem::path database = std::filesystem::path(options.state_dir) / "jobs.db";
+  QL_ASSIGN_OR_RETURN(const auto store, SqliteJobStore::Open(database));
+
+  EventSignal signal;
+  store->SetListener([&signal](const std::string& job) { signal.Notify(job); });
+  Metrics metrics(kProgram);
+  metrics.Add(std::make_shared<JobGauges>(*store));
+  QuantizerMetrics quantizer_metrics(metrics.registry());
+  const Publisher publisher(model_root->path());
+  JobRunner runner({.max_running = options.max_running_jobs, .threads = options.threads},
+                   *source_root, publisher, QuantizeModel, *store, quantizer_metrics);
+  QuantizationServiceImpl service(options.max_queued_jobs, *source_root, publisher,
+                                  ValidateQuantizeOptions, *store, signal, runner);
+  QL_ASSIGN_OR_RETURN(const auto server,
+                      GrpcServer::Start(options.grpc, {&service},
+                                        {v1::QuantizationService::service_full_name()}, metrics));
+  runner.Start();
+  server->SetServing(true);
+
+  WaitForTerminationSignal();
+  server->Drain({.stop_admitting =
+                     [&] {
+                       runner.RequestStop();
+                       service.StopAdmitting();
+                     },
+                 .end_streams = {}});
+  runner.Stop();
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace quantloom
+
+int main(int argc, char** argv) {
+  using namespace quantloom;
+  BlockTerminationSignals();
+  Configuration configuration(kProgram, "Turns full-precision language models into packed ones.");
+  QuantizerOptions options;
+  options.AddTo(configuration);
+  if (const auto exit_code = configuration.Parse(argc, argv, std::cout, std::cerr)) {
+    return *exit_code;
+  }
+  ConfigureLogging(options.log);
+  LogInfo("starting", {{"program", kProgram}, {"configuration", configuration.ToString()}});
+  const absl::Status status = Serve(options);
+  if (status.ok()) return 0;
+  LogError("cannot serve", {{"error", status.ToString()}});
+  return 1;
+}
