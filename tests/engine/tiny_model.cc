@@ -1,7 +1,6 @@
 #include "tests/engine/tiny_model.h"
 
 #include <cmath>
-#include <cstdlib>
 #include <random>
 
 #include "core/base/file.h"
@@ -149,16 +148,6 @@ void WriteTinyModel(const std::filesystem::path& directory, uint64_t seed,
   const json tokenizer_config = {
       {"bos_token", kEndOfText}, {"eos_token", kEndOfText}, {"chat_template", kChatTemplate}};
   Write(directory / "tokenizer_config.json", tokenizer_config.dump());
-}
-
-TemporaryDirectory::TemporaryDirectory() {
-  std::string path = (std::filesystem::temp_directory_path() / "quantloom_engine_XXXXXX").string();
-  path_ = mkdtemp(path.data());
-}
-
-TemporaryDirectory::~TemporaryDirectory() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
 }
 
 }  // namespace quantloom::testing

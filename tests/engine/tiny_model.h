@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/format/model_config.h"
+#include "tests/temporary_directory.h"
 
 namespace quantloom::testing {
 
@@ -23,18 +24,5 @@ std::map<std::string, std::vector<float>> TinyWeights(const ModelConfig& config,
 // `directory`, which is created.
 void WriteTinyModel(const std::filesystem::path& directory, uint64_t seed,
                     const ModelConfig& config = TinyConfig());
-
-// A directory of its own for one test, removed with the object.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory();
-  ~TemporaryDirectory();
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 }  // namespace quantloom::testing

@@ -7,7 +7,7 @@
 #include <fstream>
 #include <string>
 
-#include "tests/services/common/temp_directory.h"
+#include "tests/temporary_directory.h"
 
 namespace quantloom {
 namespace {
@@ -36,7 +36,7 @@ class ConfinedRootTest : public ::testing::Test {
     return ConfinedRoot::Open(base() / "root")->Resolve(path);
   }
 
-  TempDirectory directory_;
+  testing::TemporaryDirectory directory_;
 };
 
 TEST_F(ConfinedRootTest, Resolve_GivesTheCanonicalPathOfWhatIsInside) {

@@ -17,7 +17,7 @@
 #include "quantloom/v1/quantization.grpc.pb.h"
 #include "services/common/rpc_status.h"
 #include "tests/services/common/http_get.h"
-#include "tests/services/common/temp_directory.h"
+#include "tests/temporary_directory.h"
 
 namespace quantloom {
 namespace {
@@ -142,7 +142,7 @@ class GrpcServerTest : public ::testing::Test {
     return text;
   }
 
-  TempDirectory directory_;
+  testing::TemporaryDirectory directory_;
   GrpcServerOptions options_;
   HangingService service_;
   Metrics metrics_{"quantloom-test"};

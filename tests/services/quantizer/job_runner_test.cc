@@ -11,8 +11,8 @@
 #include "absl/time/clock.h"
 #include "core/base/file.h"
 #include "services/quantizer/sqlite_job_store.h"
-#include "tests/services/common/temp_directory.h"
 #include "tests/services/quantizer/scripted_work.h"
+#include "tests/temporary_directory.h"
 
 namespace quantloom {
 namespace {
@@ -88,7 +88,7 @@ class JobRunnerTest : public ::testing::Test {
 
   std::string MetricsText() { return prometheus::TextSerializer().Serialize(registry_.Collect()); }
 
-  TempDirectory directory_;
+  testing::TemporaryDirectory directory_;
   Publisher publisher_{directory_.path() / "models"};
   prometheus::Registry registry_;
   QuantizerMetrics metrics_{registry_};

@@ -10,7 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/common/rpc_status.h"
 #include "services/quantizer/sqlite_job_store.h"
-#include "tests/services/common/temp_directory.h"
+#include "tests/temporary_directory.h"
 
 namespace quantloom {
 namespace {
@@ -66,7 +66,7 @@ class JobStoreTest : public ::testing::Test {
     return events->events;
   }
 
-  TempDirectory directory_;
+  testing::TemporaryDirectory directory_;
   std::unique_ptr<SqliteJobStore> store_;
 };
 

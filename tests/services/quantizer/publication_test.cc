@@ -6,7 +6,7 @@
 #include <fstream>
 
 #include "core/base/file.h"
-#include "tests/services/common/temp_directory.h"
+#include "tests/temporary_directory.h"
 
 namespace quantloom {
 namespace {
@@ -24,7 +24,7 @@ class PublicationTest : public ::testing::Test {
     return ReadFile(publisher_.OutputDirectory(output) / "quantloom.json").value_or("");
   }
 
-  TempDirectory root_;
+  testing::TemporaryDirectory root_;
   Publisher publisher_{root_.path()};
 };
 

@@ -18,8 +18,8 @@
 #include "services/common/rpc_status.h"
 #include "services/quantizer/sqlite_job_store.h"
 #include "tests/services/common/http_get.h"
-#include "tests/services/common/temp_directory.h"
 #include "tests/services/quantizer/scripted_work.h"
+#include "tests/temporary_directory.h"
 
 namespace quantloom {
 namespace {
@@ -111,6 +111,7 @@ class QuantizationServiceTest : public ::testing::Test {
 
   std::unique_ptr<Call> Quantize(const v1::QuantizeRequest& request) {
     auto call = std::make_unique<Call>();
+    call->context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(2));
     call->reader = stub_->Quantize(&call->context, request);
     return call;
   }
@@ -183,7 +184,7 @@ class QuantizationServiceTest : public ::testing::Test {
     return FromGrpcStatus(status);
   }
 
-  TempDirectory directory_;
+  testing::TemporaryDirectory directory_;
   Publisher publisher_{fs::canonical(directory_.path()) / "models"};
   Metrics metrics_{"quantloom-quantizer"};
   QuantizerMetrics quantizer_metrics_{metrics_.registry()};
@@ -382,7 +383,7 @@ const BadRequest kBadRequests[] = {
     {"OutliersNan", [](auto& r) { r.set_recipe("icquant:bits=2,outliers=nan"); }, kInvalid,
      "recipe"},
     {"HugeRecipe", [](auto& r) { r.set_recipe(std::string(1 << 20, 'r')); }, kInvalid, "recipe"},
-    {"BadEmbeddingRecipe", [](auto& r) { r.set_embedding_recipe("icquant"); }, kInvalid,
+    {"BadEmbeddingRecipe", [](auto& r) { r.set_embedding_recipe("icquant:bits"); }, kInvalid,
      "embedding_recipe"},
     {"NoPattern", [](auto& r) { r.add_overrides()->set_recipe("icquant:bits=3"); }, kInvalid,
      "overrides[0].pattern"},
