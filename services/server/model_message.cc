@@ -5,12 +5,6 @@
 namespace quantloom {
 namespace {
 
-uint64_t Weights(const PackedTensorInfo& tensor) {
-  uint64_t weights = 1;
-  for (const uint64_t size : tensor.shape) weights *= size;
-  return weights;
-}
-
 v1::Tensor DescribeTensor(const PackedTensorInfo& tensor) {
   v1::Tensor message;
   message.set_name(tensor.name);
@@ -42,7 +36,7 @@ v1::Model DescribeModel(absl::string_view name, const ModelConfig& config,
   message.set_chat(chat);
   uint64_t parameters = 0;
   for (const PackedTensorInfo& tensor : manifest.tensors) {
-    parameters += Weights(tensor);
+    parameters += tensor.weights();
     *message.add_tensors() = DescribeTensor(tensor);
   }
   message.set_parameters(parameters);
@@ -52,7 +46,7 @@ v1::Model DescribeModel(absl::string_view name, const ModelConfig& config,
 uint64_t ResidentWeightBytes(const PackedManifest& manifest) {
   uint64_t bytes = manifest.packed_bytes;
   for (const PackedTensorInfo& tensor : manifest.tensors) {
-    if (tensor.bits.index > 0) bytes += Weights(tensor) / 8;
+    if (tensor.bits.index > 0) bytes += tensor.weights() / 8;
   }
   return bytes;
 }

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "core/base/file.h"
 #include "core/base/status.h"
 #include "core/text/chat_template.h"
@@ -340,7 +340,7 @@ void ModelRegistry::EndRequests() {
       if (Lease model = slot.leased.lock()) models.push_back(std::move(model));
     }
   }
-  for (const Lease& model : models) model->engine->Drain(absl::InfinitePast());
+  for (const Lease& model : models) model->engine->Drain(absl::Now());
 }
 
 }  // namespace quantloom

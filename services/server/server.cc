@@ -1,0 +1,71 @@
+#include "services/server/server.h"
+
+#include <future>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/base/status.h"
+#include "kernels/cpu/linear.h"
+
+namespace quantloom {
+namespace {
+
+absl::Status LoadAndWait(ModelRegistry& models, const std::string& name) {
+  std::promise<absl::Status> loaded;
+  models.Load(name, [&loaded](const auto& model) { loaded.set_value(model.status()); });
+  return loaded.get_future().get();
+}
+
+}  // namespace
+
+Server::Server(const ServerOptions& options, ConfinedRoot root)
+    : options_(options),
+      team_(options.threads),
+      models_({.root = std::move(root),
+               .verify = options.verify_mode(),
+               .memory_limit = options.memory_limit,
+               .engine = options.engine},
+              team_),
+      serving_metrics_(metrics_.registry()),
+      generation_service_(models_, serving_metrics_, options.input),
+      model_service_(models_,
+                     DescribeServer(options.engine, team_.size(), options.grpc.max_message_bytes)) {
+  metrics_.Add(std::make_shared<EngineMetrics>(models_));
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
+  QL_RETURN_IF_ERROR(cpu::RequireSupportedCpu());
+  absl::StatusOr<ConfinedRoot> root = ConfinedRoot::Open(options.model_root);
+  if (!root.ok()) return Annotate(root.status(), "model-root");
+  std::unique_ptr<Server> server(new Server(options, *std::move(root)));
+  QL_ASSIGN_OR_RETURN(
+      server->grpc_,
+      GrpcServer::Start(
+          options.grpc, {&server->generation_service_, &server->model_service_},
+          {v1::GenerationService::service_full_name(), v1::ModelService::service_full_name()},
+          server->metrics_));
+  return server;
+}
+
+absl::Status Server::LoadModels() {
+  for (const std::string& name : options_.load) {
+    QL_RETURN_IF_ERROR(LoadAndWait(models_, name));
+  }
+  if (options_.load_all) {
+    QL_ASSIGN_OR_RETURN(const std::vector<std::string> names, models_.Names());
+    for (const std::string& name : names) {
+      // The registry logs why a model cannot be loaded; the others are served without it.
+      (void)LoadAndWait(models_, name);
+    }
+  }
+  grpc_->SetServing(true);
+  return absl::OkStatus();
+}
+
+void Server::Drain() {
+  grpc_->Drain({.stop_admitting = [this] { models_.StopAdmitting(); },
+                .end_streams = [this] { models_.EndRequests(); }});
+}
+
+}  // namespace quantloom

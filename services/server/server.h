@@ -1,0 +1,55 @@
+// The whole server: models, services, metrics and the gRPC server around them.
+//
+//   QL_ASSIGN_OR_RETURN(auto server, Server::Start(options));
+//   QL_RETURN_IF_ERROR(server->LoadModels());
+//   WaitForTerminationSignal();
+//   server->Drain();
+#pragma once
+
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/base/parallel.h"
+#include "services/common/confined_root.h"
+#include "services/common/grpc_server.h"
+#include "services/common/metrics.h"
+#include "services/server/generation_service.h"
+#include "services/server/model_registry.h"
+#include "services/server/model_service.h"
+#include "services/server/server_options.h"
+#include "services/server/serving_metrics.h"
+
+namespace quantloom {
+
+// Members are destroyed in reverse order: first what takes requests, last what runs them.
+class Server {
+ public:
+  // Binds and answers, with no model loaded and health NOT_SERVING. NOT_FOUND for no model root,
+  // FAILED_PRECONDITION for a CPU that is too old, UNAVAILABLE for an address that is taken.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options);
+
+  // Loads the models that the options name, then reports SERVING. An error when one that is named
+  // by itself cannot be loaded; of load_all's only the loadable count.
+  absl::Status LoadModels();
+  // Ends the server as GrpcServer::Drain says; running streams get the grace period.
+  void Drain();
+
+  int port() const { return grpc_->port(); }
+  int metrics_port() const { return metrics_.port(); }
+  ModelRegistry& models() { return models_; }
+
+ private:
+  Server(const ServerOptions& options, ConfinedRoot root);
+
+  const ServerOptions options_;
+  ThreadTeam team_;
+  ModelRegistry models_;
+  Metrics metrics_{"quantloom-server"};
+  ServingMetrics serving_metrics_;
+  GenerationServiceImpl generation_service_;
+  ModelServiceImpl model_service_;
+  std::unique_ptr<GrpcServer> grpc_;
+};
+
+}  // namespace quantloom

@@ -1,0 +1,248 @@
+// The executable: start, health, metrics, SIGTERM.
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <thread>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "services/common/rpc_status.h"
+#include "tests/services/common/http_get.h"
+#include "tests/services/server/server_fixture.h"
+
+extern char** environ;  // NOLINT: POSIX declares it nowhere
+
+namespace quantloom::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr absl::Duration kPatience = absl::Seconds(60);
+
+// quantloom-server as a process of its own.
+class Process {
+ public:
+  explicit Process(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), QUANTLOOM_SERVER);
+    std::vector<char*> pointers;
+    for (std::string& argument : arguments) pointers.push_back(argument.data());
+    pointers.push_back(nullptr);
+    EXPECT_EQ(posix_spawn(&pid_, QUANTLOOM_SERVER, nullptr, nullptr, pointers.data(), environ), 0);
+  }
+  ~Process() {
+    if (pid_ < 0) return;
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+
+  void Terminate() { kill(pid_, SIGTERM); }
+  // Exit code, or -1 when a signal ended it.
+  int Wait() {
+    int status = 0;
+    EXPECT_EQ(waitpid(pid_, &status, 0), pid_);
+    pid_ = -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+
+ private:
+  pid_t pid_ = -1;
+};
+
+// The number in a file, once there is one.
+int WaitForPort(const std::filesystem::path& path) {
+  for (const absl::Time end = absl::Now() + kPatience; absl::Now() < end;) {
+    int port = 0;
+    if (std::ifstream(path) >> port) return port;
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  ADD_FAILURE() << path << " does not appear";
+  return 0;
+}
+
+enum class Health { kUnreachable, kServing, kNotServing };
+
+// grpc.health.v1: field 1 of the response is 1 for SERVING and 2 for NOT_SERVING.
+Health CheckHealth(const std::shared_ptr<grpc::Channel>& channel, const std::string& service) {
+  std::string request;
+  if (!service.empty()) {
+    request = absl::StrCat("\x0A", std::string(1, static_cast<char>(service.size())), service);
+  }
+  const auto response = CallWithBytes(channel, "/grpc.health.v1.Health/Check", request);
+  if (!response.ok()) return Health::kUnreachable;
+  return *response == "\x08\x01" ? Health::kServing : Health::kNotServing;
+}
+
+bool WaitForHealth(const std::shared_ptr<grpc::Channel>& channel, Health expected) {
+  for (const absl::Time end = absl::Now() + kPatience; absl::Now() < end;) {
+    if (CheckHealth(channel, "") == expected) return true;
+    absl::SleepFor(absl::Milliseconds(2));
+  }
+  return false;
+}
+
+// Samples of a scrape: name with labels -> value.
+std::map<std::string, double> Scrape(int port) {
+  std::istringstream text(HttpGet(port, "/metrics"));
+  std::map<std::string, double> samples;
+  for (std::string line; std::getline(text, line);) {
+    const size_t space = line.rfind(' ');
+    double value = 0;
+    if (line.empty() || line[0] == '#' || space == std::string::npos) continue;
+    if (absl::SimpleAtod(line.substr(space + 1), &value)) samples[line.substr(0, space)] = value;
+  }
+  return samples;
+}
+
+class ProcessTest : public ::testing::Test {
+ protected:
+  void SetUp() override { WritePackedModel(directory_.path() / "models", "tiny", /*seed=*/1); }
+
+  std::vector<std::string> Arguments(std::vector<std::string> more) {
+    std::vector<std::string> arguments = {
+        "--address=127.0.0.1:0", "--metrics-address=127.0.0.1:0",
+        absl::StrCat("--port-file=", port_file_.string()),
+        absl::StrCat("--metrics-port-file=", metrics_port_file_.string()),
+        absl::StrCat("--model-root=", (directory_.path() / "models").string())};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+  void Connect() {
+    channel_ = NewChannel(WaitForPort(port_file_));
+    stub_ = v1::GenerationService::NewStub(channel_);
+  }
+  static v1::GenerateRequest Request(uint32_t tokens) {
+    v1::GenerateRequest request;
+    request.set_prompt("the rain");
+    request.set_max_tokens(tokens);
+    request.set_ignore_eos(true);
+    return request;
+  }
+
+  TemporaryDirectory directory_;
+  const std::filesystem::path port_file_ = directory_.path() / "port";
+  const std::filesystem::path metrics_port_file_ = directory_.path() / "metrics-port";
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::GenerationService::Stub> stub_;
+};
+
+TEST_F(ProcessTest, ServesOnceLoadedAndExitsCleanlyOnSigterm) {
+  Process server(Arguments({"--load=tiny", "--grace-period=60s"}));
+  Connect();
+  ASSERT_TRUE(WaitForHealth(channel_, Health::kServing));
+  EXPECT_EQ(CheckHealth(channel_, "quantloom.v1.GenerationService"), Health::kServing);
+  EXPECT_EQ(CheckHealth(channel_, "quantloom.v1.ModelService"), Health::kServing);
+  const std::string expected = ReadStream(*stub_, Request(1500), absl::InfiniteDuration()).text;
+
+  grpc::ClientContext context;
+  const auto stream = stub_->Generate(&context, Request(1500));
+  v1::GenerateResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  std::string text = response.text();
+  server.Terminate();
+  EXPECT_TRUE(WaitForHealth(channel_, Health::kNotServing) ||
+              CheckHealth(channel_, "") == Health::kUnreachable);
+  while (stream->Read(&response)) text += response.text();
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_EQ(text, expected);
+  EXPECT_EQ(server.Wait(), 0);
+}
+
+TEST_F(ProcessTest, GracePeriodOver_EndsStreamsAsUnavailable) {
+  Process server(Arguments({"--load=tiny", "--grace-period=100ms"}));
+  Connect();
+  ASSERT_TRUE(WaitForHealth(channel_, Health::kServing));
+  // A stream that is not read goes on for ever.
+  v1::GenerateRequest request = Request(4000);
+  request.set_logprobs(20);
+  grpc::ClientContext context;
+  const auto stream = stub_->Generate(&context, request);
+  v1::GenerateResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  server.Terminate();
+  EXPECT_EQ(server.Wait(), 0);
+  while (stream->Read(&response)) {
+  }
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST_F(ProcessTest, Metrics_TellWhatWasServed) {
+  Process server(Arguments({"--load-all", "--threads=1"}));
+  Connect();
+  ASSERT_TRUE(WaitForHealth(channel_, Health::kServing));
+  const int port = WaitForPort(metrics_port_file_);
+  std::map<std::string, double> before = Scrape(port);
+  const std::string model = "{model=\"tiny\"}";
+  v1::GenerateRequest request = Request(30);
+  request.clear_prompt();
+  for (int i = 1; i <= 12; ++i) request.mutable_prompt_tokens()->add_ids(i);
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(ReadStream(*stub_, request, absl::InfiniteDuration()).status.ok());
+  }
+  request.mutable_sampling()->set_top_p(7);
+  EXPECT_FALSE(ReadStream(*stub_, request, absl::InfiniteDuration()).status.ok());
+  const std::map<std::string, double> after = Scrape(port);
+  const auto value = [&](const std::string& name) {
+    const auto found = after.find(name);
+    if (found != after.end()) return found->second;
+    ADD_FAILURE() << "no metric " << name;
+    return std::nan("");
+  };
+  const auto grown = [&](const std::string& name) { return value(name) - before[name]; };
+
+  EXPECT_EQ(grown("quantloom_prompt_tokens_total" + model), 36);
+  EXPECT_EQ(grown("quantloom_generated_tokens_total" + model), 90);
+  EXPECT_EQ(grown("quantloom_preemptions_total" + model), 0);
+  EXPECT_GT(grown("quantloom_weight_bytes_read_total" + model), 90 * 1000);
+  EXPECT_EQ(value("quantloom_requests_running" + model), 0);
+  EXPECT_EQ(value("quantloom_requests_waiting" + model), 0);
+  EXPECT_EQ(value("quantloom_kv_cache_usage_ratio" + model), 0);
+  EXPECT_EQ(value("quantloom_batch_size" + model), 1);
+  EXPECT_EQ(value("quantloom_time_to_first_token_seconds_count" + model), 3);
+  EXPECT_GT(value("quantloom_time_to_first_token_seconds_sum" + model), 0);
+  EXPECT_EQ(value("quantloom_inter_token_latency_seconds_count" + model), 3 * 29);
+  EXPECT_EQ(value("quantloom_queue_time_seconds_count" + model), 3);
+  EXPECT_EQ(value("quantloom_requests_total{code=\"OK\","
+                  "method=\"quantloom.v1.GenerationService/Generate\"}"),
+            3);
+  EXPECT_EQ(value("quantloom_requests_total{code=\"INVALID_ARGUMENT\","
+                  "method=\"quantloom.v1.GenerationService/Generate\"}"),
+            1);
+  bool info = false;
+  for (const auto& [name, one] : after) {
+    if (name.rfind("quantloom_model_info{", 0) != 0) continue;
+    info = true;
+    EXPECT_EQ(one, 1);
+    EXPECT_THAT(name, HasSubstr("model=\"tiny\""));
+    EXPECT_THAT(name, HasSubstr("codec=\"icquant\""));
+    EXPECT_THAT(name, HasSubstr("bits_per_weight=\"4."));
+  }
+  EXPECT_TRUE(info);
+  server.Terminate();
+  EXPECT_EQ(server.Wait(), 0);
+}
+
+TEST_F(ProcessTest, WrongSettings_AreRefused) {
+  EXPECT_EQ(Process(Arguments({"--prefill-chunk=0"})).Wait(), 2);
+  EXPECT_EQ(Process(Arguments({"--verify=perhaps"})).Wait(), 2);
+  EXPECT_EQ(Process(Arguments({"--no-such-flag=1"})).Wait(), 2);
+  EXPECT_EQ(Process(Arguments({"--model-root=/nonexistent"})).Wait(), 1);
+  EXPECT_EQ(Process(Arguments({"--load=absent"})).Wait(), 1);
+  EXPECT_EQ(Process(Arguments({"--load=../tiny"})).Wait(), 1);
+}
+
+TEST_F(ProcessTest, MemoryLimit_TakesUnits) {
+  Process server(Arguments({"--load=tiny", "--memory-limit=1KiB"}));
+  EXPECT_EQ(server.Wait(), 1);
+}
+
+}  // namespace
+}  // namespace quantloom::testing
