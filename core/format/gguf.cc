@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/quoted.h"
 #include "core/base/status.h"
 #include "core/format/byte_reader.h"
 
@@ -80,9 +81,9 @@ class GgufParser {
                           reader_.LengthPrefixedString(absl::StrCat("key ", i)));
       if (key.empty()) return absl::InvalidArgumentError(absl::StrCat("key ", i, " is empty"));
       absl::StatusOr<Value> value = ParseValue();
-      if (!value.ok()) return Annotate(value.status(), absl::StrCat("key '", key, "'"));
+      if (!value.ok()) return Annotate(value.status(), absl::StrCat("key ", Quoted(key)));
       if (!file_.metadata_.emplace(key, *value).second) {
-        return absl::InvalidArgumentError(absl::StrCat("key '", key, "' appears twice"));
+        return absl::InvalidArgumentError(absl::StrCat("key ", Quoted(key), " appears twice"));
       }
     }
     return absl::OkStatus();
@@ -150,7 +151,7 @@ class GgufParser {
     QL_ASSIGN_OR_RETURN(const uint64_t alignment, file_.Unsigned(kKey));
     if (alignment == 0 || alignment > kMaxAlignment || (alignment & (alignment - 1)) != 0) {
       return absl::InvalidArgumentError(
-          absl::StrCat("key '", kKey, "': ", alignment, " is not a power of two up to 2^20"));
+          absl::StrCat("key ", Quoted(kKey), ": ", alignment, " is not a power of two up to 2^20"));
     }
     return alignment;
   }
@@ -167,10 +168,10 @@ class GgufParser {
       GgufTensor tensor;
       tensor.name = std::string(name);
       absl::StatusOr<uint64_t> offset = ParseTensor(tensor, alignment);
-      if (!offset.ok()) return Annotate(offset.status(), absl::StrCat("tensor '", name, "'"));
+      if (!offset.ok()) return Annotate(offset.status(), absl::StrCat("tensor ", Quoted(name)));
       offsets.push_back(*offset);
       if (!file_.tensor_index_.emplace(tensor.name, i).second) {
-        return absl::InvalidArgumentError(absl::StrCat("tensor '", name, "' appears twice"));
+        return absl::InvalidArgumentError(absl::StrCat("tensor ", Quoted(name), " appears twice"));
       }
       file_.tensors_.push_back(std::move(tensor));
     }
@@ -181,7 +182,7 @@ class GgufParser {
       GgufTensor& tensor = file_.tensors_[i];
       const uint64_t bytes = tensor.size() / tensor.type.block_size * tensor.type.block_bytes;
       if (offsets[i] > total - data || bytes > total - data - offsets[i]) {
-        return absl::InvalidArgumentError(absl::StrCat("tensor '", tensor.name, "': ", bytes,
+        return absl::InvalidArgumentError(absl::StrCat("tensor ", Quoted(tensor.name), ": ", bytes,
                                                        " bytes at offset ", offsets[i],
                                                        " lie beyond the end of the file"));
       }
@@ -232,8 +233,8 @@ class GgufParser {
     });
     for (size_t i = 1; i < order.size(); ++i) {
       if (order[i - 1]->bytes.end() > order[i]->bytes.begin()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("tensors '", order[i - 1]->name, "' and '", order[i]->name, "' overlap"));
+        return absl::InvalidArgumentError(absl::StrCat(
+            "tensors ", Quoted(order[i - 1]->name), " and ", Quoted(order[i]->name), " overlap"));
       }
     }
     return absl::OkStatus();
@@ -261,7 +262,7 @@ absl::StatusOr<GgufFile> GgufFile::Parse(absl::Span<const uint8_t> bytes) {
 absl::StatusOr<const GgufFile::Value*> GgufFile::Find(absl::string_view key) const {
   const auto it = metadata_.find(key);
   if (it == metadata_.end()) {
-    return absl::NotFoundError(absl::StrCat("key '", key, "' is missing"));
+    return absl::NotFoundError(absl::StrCat("key ", Quoted(key), " is missing"));
   }
   return &it->second;
 }
@@ -277,8 +278,9 @@ bool ConvertNumber(const uint8_t* bytes, To& out) {
   } else if constexpr (std::is_floating_point_v<From>) {
     return false;
   } else {
-    if (!std::in_range<To>(value)) return false;
-    out = static_cast<To>(value);
+    // An int8 is a number here, not a character.
+    if (!std::in_range<To>(value)) return false;  // NOLINT(bugprone-signed-char-misuse)
+    out = static_cast<To>(value);                 // NOLINT(bugprone-signed-char-misuse)
     return true;
   }
 }
@@ -363,7 +365,7 @@ absl::StatusOr<T> GgufFile::Scalar(absl::string_view key) const {
   std::optional<T> element;
   if (!value->is_array) element = TakeElement<T>(value->type, bytes);
   if (!element.has_value()) {
-    return absl::InvalidArgumentError(absl::StrCat("key '", key, "' is no ", Expected<T>()));
+    return absl::InvalidArgumentError(absl::StrCat("key ", Quoted(key), " is no ", Expected<T>()));
   }
   return *element;
 }
@@ -372,7 +374,7 @@ template <typename T>
 absl::StatusOr<std::vector<T>> GgufFile::Array(absl::string_view key) const {
   QL_ASSIGN_OR_RETURN(const Value* value, Find(key));
   const absl::Status wrong_type = absl::InvalidArgumentError(
-      absl::StrCat("key '", key, "' is no array of type ", Expected<T>()));
+      absl::StrCat("key ", Quoted(key), " is no array of type ", Expected<T>()));
   if (!value->is_array) return wrong_type;
   std::vector<T> elements;
   elements.reserve(value->count);
@@ -406,7 +408,7 @@ absl::StatusOr<std::vector<double>> GgufFile::Numbers(absl::string_view key) con
 absl::StatusOr<uint64_t> GgufFile::ArraySize(absl::string_view key) const {
   QL_ASSIGN_OR_RETURN(const Value* value, Find(key));
   if (!value->is_array) {
-    return absl::InvalidArgumentError(absl::StrCat("key '", key, "' is no array"));
+    return absl::InvalidArgumentError(absl::StrCat("key ", Quoted(key), " is no array"));
   }
   return value->count;
 }
@@ -419,7 +421,7 @@ const GgufTensor* GgufFile::FindTensor(absl::string_view name) const {
 absl::StatusOr<std::vector<float>> GgufFile::ReadFloats(absl::string_view name) const {
   const GgufTensor* tensor = FindTensor(name);
   if (tensor == nullptr) {
-    return absl::NotFoundError(absl::StrCat("tensor '", name, "' is missing"));
+    return absl::NotFoundError(absl::StrCat("tensor ", Quoted(name), " is missing"));
   }
   std::vector<float> values(tensor->size());
   DequantizeGgml(tensor->type.type, tensor->bytes, absl::MakeSpan(values));

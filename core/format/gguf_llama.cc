@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "core/base/quoted.h"
 #include "core/base/status.h"
 
 namespace quantloom {
@@ -34,9 +35,8 @@ absl::StatusOr<GgufArchitecture> FindArchitecture(const GgufFile& file) {
     if (architecture.name == name) return architecture;
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("key 'general.architecture': unsupported "
-                   "architecture '",
-                   name, "'; supported: llama, qwen2, qwen3"));
+      absl::StrCat("key 'general.architecture': unsupported architecture ", Quoted(name),
+                   "; supported: llama, qwen2, qwen3"));
 }
 
 // The metadata of one architecture: keys without their "llama." prefix, defaults for absent ones.
@@ -162,7 +162,7 @@ absl::Status ReadRope(const GgufFile& file, const ArchitectureKeys& keys, ModelC
   if (type == "none") return absl::OkStatus();
   if (type != "linear") {
     return absl::InvalidArgumentError(absl::StrCat("key '", keys.Full("rope.scaling.type"),
-                                                   "': unsupported rope type '", type, "'"));
+                                                   "': unsupported rope type ", Quoted(type)));
   }
   config.rope_scaling.type = RopeScaling::Type::kLinear;
   QL_ASSIGN_OR_RETURN(config.rope_scaling.factor, keys.Number("rope.scaling.factor"));

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "core/base/json.h"
+#include "core/base/quoted.h"
 #include "core/base/status.h"
 
 namespace quantloom {
@@ -34,7 +35,7 @@ absl::StatusOr<const Architecture*> FindArchitecture(absl::string_view name) {
     if (architecture.name == name) return &architecture;
   }
   return absl::InvalidArgumentError(absl::StrCat(
-      "unsupported architecture '", name, "'; supported: ",
+      "unsupported architecture ", Quoted(name), "; supported: ",
       absl::StrJoin(kArchitectures, ", ", [](std::string* out, const Architecture& architecture) {
         absl::StrAppend(out, architecture.name);
       })));
@@ -58,7 +59,7 @@ absl::StatusOr<RopeScaling> ReadRopeScaling(const json& object, absl::string_vie
   if (type == "default") return scaling;
   if (type != "linear" && type != "llama3") {
     return absl::InvalidArgumentError(
-        absl::StrCat("unsupported rope type '", type, "' in '", where, "'"));
+        absl::StrCat("unsupported rope type ", Quoted(type), " in '", where, "'"));
   }
   QL_ASSIGN_OR_RETURN(scaling.factor, JsonField<double>(object, "factor"));
   if (type == "linear") {
@@ -122,7 +123,7 @@ absl::Status RejectUnsupportedOptions(const json& root, const Architecture& arch
                       JsonFieldOr<std::string>(root, "hidden_act", "silu"));
   if (activation != "silu") {
     return absl::InvalidArgumentError(
-        absl::StrCat("field 'hidden_act': unsupported activation '", activation, "'"));
+        absl::StrCat("field 'hidden_act': unsupported activation ", Quoted(activation)));
   }
   QL_ASSIGN_OR_RETURN(const bool mlp_bias, JsonFieldOr<bool>(root, "mlp_bias", false));
   if (mlp_bias) return absl::InvalidArgumentError("field 'mlp_bias': biases are unsupported");

@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/json.h"
+#include "core/base/quoted.h"
 #include "core/base/sha256.h"
 #include "core/base/status.h"
 
@@ -113,7 +114,7 @@ absl::StatusOr<PackedPlaneInfo> PlaneFromJson(const json& object) {
   QL_ASSIGN_OR_RETURN(const std::string dtype, JsonField<std::string>(object, "dtype"));
   const std::optional<DType> known = DTypeFromName(dtype);
   if (!known.has_value()) {
-    return absl::InvalidArgumentError(absl::StrCat("field 'dtype': unknown dtype '", dtype, "'"));
+    return absl::InvalidArgumentError(absl::StrCat("field 'dtype': unknown dtype ", Quoted(dtype)));
   }
   plane.dtype = *known;
   uint64_t expected = 0;
@@ -147,14 +148,15 @@ absl::Status ReadPlanes(const json& object, PackedTensorInfo& tensor) {
       return Annotate(plane.status(), absl::StrCat("plane ", tensor.planes.size()));
     }
     if (!names.insert(plane->name).second) {
-      return absl::InvalidArgumentError(absl::StrCat("plane '", plane->name, "' appears twice"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("plane ", Quoted(plane->name), " appears twice"));
     }
     tensor.planes.push_back(*std::move(plane));
   }
   const bool raw = tensor.recipe == kRawRecipe;
   if (names.empty() || names.contains("") != raw || (raw && names.size() != 1)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("field 'planes' is not what recipe '", tensor.recipe, "' has"));
+        absl::StrCat("field 'planes' is not what recipe ", Quoted(tensor.recipe), " has"));
   }
   return absl::OkStatus();
 }
@@ -175,7 +177,7 @@ absl::StatusOr<PackedTensorInfo> TensorFromJson(const json& object) {
   QL_ASSIGN_OR_RETURN(tensor.name, JsonField<std::string>(object, "name"));
   if (tensor.name.empty()) return absl::InvalidArgumentError("field 'name' is empty");
   QL_RETURN_IF_ERROR(
-      Annotate(ReadTensor(object, tensor), absl::StrCat("tensor '", tensor.name, "'")));
+      Annotate(ReadTensor(object, tensor), absl::StrCat("tensor ", Quoted(tensor.name))));
   return tensor;
 }
 
@@ -184,7 +186,7 @@ absl::Status ReadFiles(const json& root, PackedManifest& manifest) {
   for (const auto& [name, entry] : files->items()) {
     if (!IsPlainFileName(name)) {
       return absl::InvalidArgumentError(
-          absl::StrCat("field 'files': '", name, "' is no file name"));
+          absl::StrCat("field 'files': ", Quoted(name), " is no file name"));
     }
     PackedFileInfo& file = manifest.files[name];
     QL_ASSIGN_OR_RETURN(file.bytes, JsonField<uint64_t>(entry, "bytes"));
@@ -213,7 +215,8 @@ absl::StatusOr<PackedManifest> ManifestFromJson(const json& root) {
                       absl::StrCat("field 'tensors', entry ", manifest.tensors.size()));
     }
     if (!names.insert(tensor->name).second) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor '", tensor->name, "' appears twice"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", Quoted(tensor->name), " appears twice"));
     }
     manifest.tensors.push_back(*std::move(tensor));
   }

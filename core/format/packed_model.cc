@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/file.h"
 #include "core/base/json.h"
+#include "core/base/quoted.h"
 #include "core/base/sha256.h"
 #include "core/base/status.h"
 #include "core/format/safetensors.h"
@@ -153,7 +154,7 @@ class MappedPackedModel final : public PackedModel {
           specs[i].name != manifest_.tensors[i].name) {
         return absl::DataLossError(absl::StrCat(
             where, ": field 'tensors', entry ", i, " is ",
-            i < manifest_.tensors.size() ? manifest_.tensors[i].name : "missing", "; ",
+            i < manifest_.tensors.size() ? Quoted(manifest_.tensors[i].name) : "missing", "; ",
             config_.architecture, " has ", i < specs.size() ? specs[i].name : "no more"));
       }
       const PackedTensorInfo& info = manifest_.tensors[i];
@@ -180,16 +181,16 @@ class MappedPackedModel final : public PackedModel {
     const std::string name = StoredPlaneName(info.name, plane.name);
     const SafetensorsTensor* stored = shards_->Find(name);
     if (stored == nullptr) {
-      return absl::DataLossError(absl::StrCat("plane '", plane.name, "' is in no shard"));
+      return absl::DataLossError(absl::StrCat("plane ", Quoted(plane.name), " is in no shard"));
     }
     if (stored->dtype != plane.dtype || stored->shape != plane.shape) {
       return absl::DataLossError(
-          absl::StrCat("plane '", plane.name, "': dtype or shape contradicts the manifest"));
+          absl::StrCat("plane ", Quoted(plane.name), ": dtype or shape contradicts the manifest"));
     }
     const MappedFile* file = shards_->FindShard(name)->file();
     if ((stored->bytes.data() - file->bytes().data()) % kPlaneAlignment != 0) {
-      return absl::DataLossError(
-          absl::StrCat("plane '", plane.name, "' is not aligned to ", kPlaneAlignment, " bytes"));
+      return absl::DataLossError(absl::StrCat("plane ", Quoted(plane.name), " is not aligned to ",
+                                              kPlaneAlignment, " bytes"));
     }
     const uint64_t padding = PlanePadding(plane.bytes);
     if (padding == 0) return absl::OkStatus();
@@ -197,7 +198,7 @@ class MappedPackedModel final : public PackedModel {
     if (pad == nullptr || pad->bytes.size() != padding ||
         pad->bytes.begin() != stored->bytes.end()) {
       return absl::DataLossError(
-          absl::StrCat("plane '", plane.name, "' is not followed by its padding"));
+          absl::StrCat("plane ", Quoted(plane.name), " is not followed by its padding"));
     }
     return absl::OkStatus();
   }
@@ -228,7 +229,7 @@ class MappedPackedModel final : public PackedModel {
       for (const PackedPlaneInfo& plane : info.planes) {
         const std::string name = StoredPlaneName(info.name, plane.name);
         QL_RETURN_IF_ERROR(Annotate(CheckDigest(shards_->Find(name)->bytes, plane.sha256),
-                                    absl::StrCat(Where(info), ", plane '", plane.name, "'")));
+                                    absl::StrCat(Where(info), ", plane ", Quoted(plane.name))));
       }
     }
     return absl::OkStatus();

@@ -1,4 +1,4 @@
-#include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <set>
@@ -147,7 +147,7 @@ class StagingWriter final : public PackedModelWriter {
   absl::Status Initialize() {
     std::error_code error;
     fs::create_directories(staging_, error);
-    if (error) return CreationError(staging_, error);
+    if (error) return DirectoryError(staging_, error);
     if (fs::exists(staging_ / kManifestFile, error)) {
       absl::StatusOr<std::shared_ptr<const PackedModel>> finished =
           PackedModel::Open(staging_, Verify::kFull);
@@ -158,7 +158,7 @@ class StagingWriter final : public PackedModelWriter {
       QL_RETURN_IF_ERROR(RemoveAll(staging_ / kManifestFile));
     }
     fs::create_directories(staged_, error);
-    if (error) return CreationError(staged_, error);
+    if (error) return DirectoryError(staged_, error);
     QL_RETURN_IF_ERROR(SyncDirectory(staging_));
     return FindStagedTensors();
   }
@@ -207,16 +207,18 @@ class StagingWriter final : public PackedModelWriter {
   }
 
  private:
-  static absl::Status CreationError(const fs::path& path, const std::error_code& error) {
+  static absl::Status DirectoryError(const fs::path& path, const std::error_code& error) {
     errno = error.value();
-    return ErrnoStatus("cannot create directory", path);
+    return ErrnoStatus("cannot use directory", path);
   }
 
   absl::Status FindStagedTensors() {
     std::vector<fs::path> paths;
     std::error_code error;
-    for (const auto& entry : fs::directory_iterator(staged_, error)) paths.push_back(entry.path());
-    if (error) return CreationError(staged_, error);
+    for (fs::directory_iterator it(staged_, error), end; !error && it != end; it.increment(error)) {
+      paths.push_back(it->path());
+    }
+    if (error) return DirectoryError(staged_, error);
     for (const fs::path& path : paths) {
       absl::StatusOr<StagedTensor> tensor = OpenStaged(path);
       if (tensor.ok()) {

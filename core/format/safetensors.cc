@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/float16.h"
 #include "core/base/json.h"
+#include "core/base/quoted.h"
 #include "core/base/status.h"
 #include "core/format/byte_reader.h"
 
@@ -41,7 +42,7 @@ absl::Status ReadEntry(const json& entry, absl::Span<const uint8_t> data,
   QL_ASSIGN_OR_RETURN(const std::string dtype, JsonField<std::string>(entry, "dtype"));
   const std::optional<DType> known = DTypeFromName(dtype);
   if (!known.has_value()) {
-    return absl::InvalidArgumentError(absl::StrCat("unsupported dtype '", dtype, "'"));
+    return absl::InvalidArgumentError(absl::StrCat("unsupported dtype ", Quoted(dtype)));
   }
   tensor.dtype = *known;
   QL_ASSIGN_OR_RETURN(tensor.shape, ReadUnsignedList(entry, "shape"));
@@ -73,7 +74,7 @@ absl::StatusOr<std::map<std::string, std::string>> ReadMetadata(const json& entr
   for (const auto& [key, value] : entry.items()) {
     if (!value.is_string()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("field '", kMetadataKey, "': '", key, "' is not a string"));
+          absl::StrCat("field '", kMetadataKey, "': ", Quoted(key), " is not a string"));
     }
     metadata[key] = value.get<std::string>();
   }
@@ -87,7 +88,7 @@ absl::Status CheckContiguous(absl::Span<const SafetensorsTensor> tensors,
   for (const SafetensorsTensor& tensor : tensors) {
     if (tensor.bytes.begin() != next) {
       return absl::InvalidArgumentError(
-          absl::StrCat("tensor '", tensor.name, "': field 'data_offsets' begins at ",
+          absl::StrCat("tensor ", Quoted(tensor.name), ": field 'data_offsets' begins at ",
                        tensor.bytes.begin() - data.begin(), ", the tensor before it ends at ",
                        next - data.begin()));
     }
@@ -136,7 +137,7 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Parse(absl::Span<const uint8_t>
     SafetensorsTensor tensor;
     tensor.name = name;
     QL_RETURN_IF_ERROR(
-        Annotate(ReadEntry(entry, data, tensor), absl::StrCat("tensor '", name, "'")));
+        Annotate(ReadEntry(entry, data, tensor), absl::StrCat("tensor ", Quoted(name))));
     file.tensors_.push_back(std::move(tensor));
   }
   // Empty tensors share their offset with the one that follows.
@@ -170,14 +171,14 @@ absl::StatusOr<std::map<std::string, std::string>> ReadWeightMap(
   for (const auto& [tensor, file] : weight_map->items()) {
     if (!file.is_string()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("field 'weight_map': the file of '", tensor, "' is not a string"));
+          absl::StrCat("field 'weight_map': the file of ", Quoted(tensor), " is not a string"));
     }
     files[tensor] = file.get<std::string>();
     const std::filesystem::path name = files[tensor];
     if (name.empty() || name != name.filename() || name == "." || name == ".." ||
         name.string().find('\0') != std::string::npos) {
       return absl::InvalidArgumentError(
-          absl::StrCat("field 'weight_map': '", name.string(), "' is no file name"));
+          absl::StrCat("field 'weight_map': ", Quoted(name.string()), " is no file name"));
     }
   }
   return files;
@@ -207,8 +208,8 @@ absl::StatusOr<SafetensorsDirectory> SafetensorsDirectory::Open(
       it = result.shards_.emplace(name, std::move(file)).first;
     }
     if (it->second.Find(tensor) == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat("'", index_path.string(), "': tensor '",
-                                                     tensor, "' is not in '", name, "'"));
+      return absl::InvalidArgumentError(absl::StrCat("'", index_path.string(), "': tensor ",
+                                                     Quoted(tensor), " is not in ", Quoted(name)));
     }
     result.shard_of_[tensor] = &it->second;
   }

@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "core/base/file.h"
 #include "core/base/json.h"
+#include "core/base/quoted.h"
 #include "core/base/sha256.h"
 #include "core/base/status.h"
 #include "core/format/gguf.h"
@@ -63,7 +64,7 @@ absl::Status MissingTensor(absl::string_view name) {
 
 absl::Status UnknownTensor(absl::string_view name, absl::string_view architecture) {
   return absl::InvalidArgumentError(
-      absl::StrCat("tensor '", name, "' is not one that ", architecture, " has"));
+      absl::StrCat("tensor ", Quoted(name), " is not one that ", architecture, " has"));
 }
 
 // A Hugging Face directory.
@@ -113,8 +114,8 @@ class HfSourceModel final : public SourceModel {
     QL_ASSIGN_OR_RETURN(const std::string method,
                         JsonFieldOr<std::string>(*quantization, "quant_method", "unknown"));
     return absl::InvalidArgumentError(
-        absl::StrCat("field 'quantization_config': the source is already quantized, with method '",
-                     method, "'"));
+        absl::StrCat("field 'quantization_config': the source is already quantized, with method ",
+                     Quoted(method)));
   }
 
   absl::StatusOr<const SafetensorsTensor*> Find(absl::string_view name) const {
@@ -198,15 +199,20 @@ class HfSourceModel final : public SourceModel {
     return absl::OkStatus();
   }
 
+  bool Exists(const std::string& name) const {
+    std::error_code error;
+    return std::filesystem::exists(directory_ / name, error);
+  }
+
   // SHA-256 of the lines that `sha256sum` prints for the files in name order.
   absl::StatusOr<std::string> ComputeDigest() const {
     std::set<std::string> names = {kConfigFile};
     for (const auto& [name, file] : tensors_.shards()) names.insert(name);
     for (const char* optional : {kSafetensorsIndexFile, kChatTemplateFile}) {
-      if (std::filesystem::exists(directory_ / optional)) names.insert(optional);
+      if (Exists(optional)) names.insert(optional);
     }
     for (const auto& [name, text] : tokenizer_files_) {
-      if (std::filesystem::exists(directory_ / name)) names.insert(name);
+      if (Exists(name)) names.insert(name);
     }
     std::string lines;
     for (const std::string& name : names) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "core/format/gguf.h"
 #include "core/format/packed_model.h"
 #include "core/format/safetensors.h"
@@ -59,6 +60,9 @@ class FormatMutationTest : public testing::Test {
   void ExpectNamedError(const absl::Status& status) {
     EXPECT_TRUE(absl::IsInvalidArgument(status) || absl::IsDataLoss(status)) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr(root_.string()));
+    // Fit for logs and RPC trailers, whatever the damaged name was.
+    EXPECT_LT(status.message().size(), 1000u);
+    for (char c : status.message()) EXPECT_TRUE(absl::ascii_isprint(c)) << status;
   }
 
   fs::path root_;

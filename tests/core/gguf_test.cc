@@ -115,6 +115,7 @@ TEST(Gguf, RejectsMalformedFilesNamingWhatIsWrong) {
   many_keys.replace(16, 8, std::string(8, '\x7f'));
   std::string many_tensors = GgufBuilder().Build();
   many_tensors.replace(8, 8, std::string(8, '\x7f'));
+  const std::string long_key(1 << 20, 'a');
   const std::string q6_k(210, '\0');
   const Malformed cases[] = {
       {"", "magic"},
@@ -125,6 +126,8 @@ TEST(Gguf, RejectsMalformedFilesNamingWhatIsWrong) {
       {many_tensors, "tensor count"},
       {GgufBuilder().U32("k", 1).U32("k", 2).Build(), "'k' appears twice"},
       {GgufBuilder().U32("", 1).Build(), "key 0 is empty"},
+      {GgufBuilder().U32("\xff\n", 1).U32("\xff\n", 2).Build(), "key '\\xff\\n' appears twice"},
+      {GgufBuilder().U32(long_key, 1).U32(long_key, 2).Build(), "aaa...' appears twice"},
       {GgufBuilder().Key("k", static_cast<GgufBuilder::Type>(13), 0).Build(), "value type 13"},
       {GgufBuilder().Array<uint32_t>("k", GgufBuilder::kArray, {4}).Build(), "arrays of arrays"},
       {GgufBuilder().U32("general.alignment", 48).Build(), "'general.alignment'"},
