@@ -85,19 +85,31 @@ HWY_INLINE Bytes64 ToOperand(Bytes64 weights) {
 #endif
 }
 
+HWY_INLINE Sums16 ZeroSums() {
+#if QUANTLOOM_X86_512
+  return _mm512_setzero_si512();
+#elif QUANTLOOM_X86_256
+  return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+#else
+  return {};
+#endif
+}
+
+HWY_INLINE void StoreSums(const Sums16& sums, int32_t* to) {
+#if QUANTLOOM_X86_512 || QUANTLOOM_X86_256
+  StoreBytes(sums, to);
+#else
+  hwy::CopyBytes<sizeof(sums.s)>(sums.s, to);
+#endif
+}
+
 // What a block's accumulators start from.
 HWY_INLINE Sums16 StartSums(const int32_t* biases) {
 #if HWY_TARGET == HWY_AVX3_DL
   return _mm512_loadu_si512(biases);
-#elif QUANTLOOM_X86_512
-  (void)biases;
-  return _mm512_setzero_si512();
-#elif QUANTLOOM_X86_256
-  (void)biases;
-  return {_mm256_setzero_si256(), _mm256_setzero_si256()};
 #else
   (void)biases;
-  return {};
+  return ZeroSums();
 #endif
 }
 
@@ -126,6 +138,21 @@ HWY_INLINE Sums16 Dot(const Sums16& sums, const Bytes64& w, const Bytes64& a) {
       r.s[l] += static_cast<int32_t>(w.b[j]) * static_cast<int32_t>(a.b[j]);
     }
   }
+  return r;
+#endif
+}
+
+// sums + the sums of activations' quads: a product with weights of 1.
+HWY_INLINE Sums16 AddQuads(const Sums16& sums, const Bytes64& a) {
+#if HWY_TARGET == HWY_AVX3_DL
+  return _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), a);
+#elif QUANTLOOM_X86_512
+  return Dot(sums, _mm512_set1_epi8(1), a);
+#elif QUANTLOOM_X86_256
+  return Dot(sums, {_mm256_set1_epi8(1), _mm256_set1_epi8(1)}, a);
+#else
+  Sums16 r = sums;
+  for (size_t c = 0; c < kStep; ++c) r.s[c / 4] += a.b[c];
   return r;
 #endif
 }

@@ -24,6 +24,8 @@ constexpr size_t kByteRows = 4, kByteTokens = 4;
 constexpr size_t kByteRows = 2, kByteTokens = 2;
 #endif
 
+constexpr size_t kPrefetchBytes = 4096;
+
 // A row decoded on the fly. 64 weights take, on 512 bits with n = 4 and outliers: broadcast load,
 // shift, mask, 2 shuffles, and the bitmap's move to a mask register.
 template <int kBits, bool kOutliers>
@@ -116,11 +118,31 @@ HWY_INLINE void MultiplyRows(const IcquantView& view, const Activations& x,
   }
 }
 
+// Touches the cache lines of [from, from + bytes). Addresses past the matrix are harmless.
+HWY_INLINE void PrefetchLines(const void* from, size_t bytes) {
+  const char* p = static_cast<const char*>(from);
+  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+}
+
+// Asks for the rows that come kPrefetchBytes of codes after row `row`. Hardware prefetchers stop at
+// every 4 KB page and restart for each row of a tile; wide rows leave them time, narrow ones do not
+// (1536 x 576 at 4 bits from memory: 17 without, 24 billion weights/s with it).
+template <size_t R>
+HWY_INLINE void PrefetchRows(const IcquantView& view, size_t row) {
+  if (R * view.code_stride > kPrefetchBytes) return;
+  const uint8_t* codes = view.codes + row * view.code_stride;
+  PrefetchLines(codes + kPrefetchBytes, R * view.code_stride);
+  if (view.outliers == nullptr) return;
+  const size_t ahead = kPrefetchBytes / view.code_stride;  // rows
+  PrefetchLines(view.outliers + (row + ahead) * view.steps, R * view.steps * sizeof(uint64_t));
+}
+
 template <int kBits, bool kOutliers>
 void MultiplyBits(const IcquantView& view, const Activations& x, const ProductRange& range,
                   uint8_t* scratch) {
   size_t row = range.row_begin;
   for (; row + kByteRows <= range.row_end; row += kByteRows) {
+    PrefetchRows<kByteRows>(view, row);
     MultiplyRows<kBits, kOutliers, kByteRows>(view, x, range, row, scratch);
   }
   for (; row < range.row_end; ++row) {
