@@ -14,6 +14,8 @@ namespace {
 
 constexpr int kFirstReconnectMs = 250;
 constexpr int kLongestReconnectMs = 10'000;
+// gRPC gives an attempt to connect this long, too: a busy machine needs more than the first pause.
+constexpr int kConnectMs = 5'000;
 // Servers by default refuse pings that come more often than every five minutes.
 constexpr int kKeepaliveMs = 330'000;
 
@@ -23,7 +25,7 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address) {
   // what it sends.
   arguments.SetMaxReceiveMessageSize(-1);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kLongestReconnectMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);

@@ -88,7 +88,7 @@ class JsonAnswer {
     if (!last.stop_sequence().empty()) json["stop_sequence"] = last.stop_sequence();
     if (last.has_usage()) {
       json["prompt_tokens"] = last.usage().prompt_tokens();
-      json["seed"] = last.usage().seed();
+      json["seed"] = absl::StrCat(last.usage().seed());  // past 2^53 JSON numbers lose digits
     }
     json["generated_tokens"] = times.tokens;
     json["tokens_per_second"] = times.TokensPerSecond();

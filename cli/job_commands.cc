@@ -79,6 +79,10 @@ CommandResult RunJobs(Session& session, const JobsArguments& arguments) {
     session.OutJson(all);
     return ExitCode::kOk;
   }
+  if (all.jobs().empty()) {
+    session.Note("No jobs.");
+    return ExitCode::kOk;
+  }
   Table table({{"JOB"},
                {"STATE"},
                {"SOURCE"},

@@ -49,6 +49,10 @@ CommandResult RunModels(Session& session) {
     session.OutJson(*response);
     return ExitCode::kOk;
   }
+  if (response->models().empty()) {
+    session.Note("No models.");
+    return ExitCode::kOk;
+  }
   constexpr Table::Align kRight = Table::Align::kRight;
   Table table({{"MODEL"},
                {"STATE"},

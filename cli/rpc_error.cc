@@ -73,7 +73,9 @@ std::optional<absl::Duration> RetryDelay(const absl::Status& status) {
 std::string FormatError(const absl::Status& status) {
   std::string text = absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message());
   for (const auto& [field, description] : FieldViolations(status)) {
-    absl::StrAppend(&text, "\n  ", field, ": ", description);
+    const std::string violation = absl::StrCat(field, ": ", description);
+    // A message that is made of its only violation need not be read twice.
+    if (status.message() != violation) absl::StrAppend(&text, "\n  ", violation);
   }
   if (const std::optional<absl::Duration> delay = RetryDelay(status)) {
     absl::StrAppend(&text, "\n  try again in ", absl::FormatDuration(*delay),

@@ -185,7 +185,7 @@ TEST(GenerateProgramTest, Json_IsOneObject) {
   json.erase("time_to_first_token_seconds");
   EXPECT_EQ(json, nlohmann::json::parse(R"({
       "text": "ö", "finish_reason": "stop_sequence", "stop_sequence": "END", "prompt_tokens": 3,
-      "generated_tokens": 1, "seed": 77,
+      "generated_tokens": 1, "seed": "77",
       "tokens": [{"id": 5, "logprob": -0.5, "top": [{"id": 5, "logprob": -0.5, "token": "ww=="}]}]})"));
 }
 

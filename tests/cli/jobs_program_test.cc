@@ -34,6 +34,14 @@ TEST(JobsProgramTest, Jobs_AreATable) {
   EXPECT_THAT(outcome.error, HasSubstr("--page-token next"));
 }
 
+TEST(JobsProgramTest, NoJobs_AreARemarkAndNoTable) {
+  const ScriptedServer server(
+      {.list_jobs = [](auto&, const auto&, auto*) { return grpc::Status::OK; }});
+  const Outcome outcome = RunProgram({"jobs", "--quantizer", server.address()});
+  EXPECT_EQ(outcome.output, "");
+  EXPECT_EQ(outcome.error, "No jobs.\n");
+}
+
 TEST(JobsProgramTest, Filters_BecomeTheRequest) {
   v1::ListJobsRequest request;
   const ScriptedServer server({.list_jobs = [&](auto&, const auto& received, auto*) {

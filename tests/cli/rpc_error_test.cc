@@ -9,7 +9,7 @@
 namespace quantloom::cli {
 namespace {
 
-grpc::Status WithDetails() {
+grpc::Status WithDetails(const std::string& message = "bad recipe") {
   google::rpc::Status details;
   details.set_code(3);
   google::rpc::BadRequest bad_request;
@@ -21,7 +21,7 @@ grpc::Status WithDetails() {
   retry.mutable_retry_delay()->set_seconds(1);
   retry.mutable_retry_delay()->set_nanos(500'000'000);
   details.add_details()->PackFrom(retry);
-  return {grpc::StatusCode::INVALID_ARGUMENT, "bad recipe", details.SerializeAsString()};
+  return {grpc::StatusCode::INVALID_ARGUMENT, message, details.SerializeAsString()};
 }
 
 TEST(RpcErrorTest, FromGrpc_KeepsCodeMessageAndDetails) {
@@ -41,6 +41,15 @@ TEST(RpcErrorTest, Details_ThatDoNotParseAreIgnored) {
   EXPECT_TRUE(FieldViolations(status).empty());
   EXPECT_FALSE(RetryDelay(status).has_value());
   EXPECT_EQ(FormatError(status), "NOT_FOUND: gone");
+}
+
+TEST(RpcErrorTest, FormatError_ListsViolationsThatTheMessageDoesNotHave) {
+  EXPECT_EQ(FormatError(FromGrpc(WithDetails("bad recipe"))),
+            "INVALID_ARGUMENT: bad recipe\n  recipe: bits must be 1 .. 4 or 8\n"
+            "  try again in 1.5s (--retry N does so by itself)");
+  EXPECT_EQ(FormatError(FromGrpc(WithDetails("recipe: bits must be 1 .. 4 or 8"))),
+            "INVALID_ARGUMENT: recipe: bits must be 1 .. 4 or 8\n"
+            "  try again in 1.5s (--retry N does so by itself)");
 }
 
 TEST(RpcErrorTest, FormatErrorJson_IsStable) {
