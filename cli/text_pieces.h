@@ -7,9 +7,8 @@
 namespace quantloom::cli {
 
 // The text's beginning, of at most `max_bytes` where that can be, such that tokenizing it and the
-// rest on their own gives the tokens of the whole. It ends after a newline that an ASCII letter or
-// digit follows: the pre-tokenizers of byte-level BPE join a newline only with whitespace and with
-// punctuation before it, so no token crosses that place. Where there is no such place in
+// rest on their own by byte-level BPE gives the tokens of the whole. It ends after a newline: one
+// between two lines of text, or one that a single space follows. Where there is no such place in
 // `max_bytes`, the first one after it, or the whole text.
 std::string_view FirstPiece(std::string_view text, size_t max_bytes);
 

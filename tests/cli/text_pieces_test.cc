@@ -12,10 +12,16 @@ TEST(TextPiecesTest, FirstPiece_EndsAfterTheLastNewlineThatFits) {
   EXPECT_EQ(FirstPiece("one\ntwo\nthree", 7), "one\n");
 }
 
+TEST(TextPiecesTest, FirstPiece_MayEndBeforeASpaceThatBelongsToAWord) {
+  EXPECT_EQ(FirstPiece("one\n two\nx", 6), "one\n");
+  EXPECT_EQ(FirstPiece(" \n = Title = \n", 6), " \n");
+}
+
 TEST(TextPiecesTest, FirstPiece_DoesNotEndWhereATokenMayGoOn) {
-  EXPECT_EQ(FirstPiece("one\n\n two\n3", 6), "one\n\n two\n");  // whitespace after the newline
+  EXPECT_EQ(FirstPiece("one\n  two\n3", 5), "one\n  two\n");
+  EXPECT_EQ(FirstPiece("one\n 2\n3", 5), "one\n 2\n");  // some split digits off first
   EXPECT_EQ(FirstPiece("one\n\xC2\xA0z\ntwo", 5), "one\n\xC2\xA0z\n");  // a space of two bytes
-  EXPECT_EQ(FirstPiece("a\n\n\nb c", 4), "a\n\n\n");
+  EXPECT_EQ(FirstPiece("a\n\nb\nc", 4), "a\n\nb\n");  // a run of two newlines is split
   EXPECT_EQ(FirstPiece("(a)\n(b)\n", 5), "(a)\n(b)\n");
 }
 
