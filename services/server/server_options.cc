@@ -3,8 +3,8 @@
 namespace quantloom {
 
 ServerOptions::ServerOptions() {
-  grpc.address = "127.0.0.1:50052";
-  grpc.metrics_address = "127.0.0.1:9092";
+  grpc.address = "127.0.0.1:7102";
+  grpc.metrics_address = "127.0.0.1:9102";
 }
 
 void ServerOptions::AddTo(Configuration& configuration) {
