@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "services/common/version.h"
 
@@ -53,18 +55,43 @@ CLI::Option* Configuration::Add(absl::string_view name, absl::Duration& value,
   return Declare(option->default_str(absl::FormatDuration(value))->type_name("DURATION"));
 }
 
+CLI::Option* Configuration::Add(absl::string_view name, bool& value, absl::string_view help) {
+  return Declare(app_.add_flag(Flag(name), value, std::string(help))
+                     ->default_str(value ? "true" : "false")
+                     ->type_name("BOOLEAN"));
+}
+
+CLI::Option* Configuration::Add(absl::string_view name, std::vector<std::string>& value,
+                                absl::string_view help) {
+  CLI::Option* option = app_.add_option(Flag(name), value, std::string(help));
+  if (!value.empty()) option->default_str(absl::StrJoin(value, ","));
+  return Declare(option)->allow_extra_args(false)->delimiter(',')->multi_option_policy(
+      CLI::MultiOptionPolicy::TakeAll);
+}
+
 std::optional<int> Configuration::Parse(int argc, const char* const* argv, std::ostream& out,
                                         std::ostream& err) {
   // The environment goes in front of the flags: the last of several wins, and the file only fills
-  // in what neither gave. (CLI11's own order puts the file before the environment.)
+  // in what neither gave. (CLI11's own order puts the file before the environment.) Of a list all
+  // are taken, so its variable is left out when there is a flag.
+  const std::vector<std::string> flags(argv + 1, argv + argc);
+  const auto has_flag = [&flags](const std::string& flag) {
+    return std::any_of(flags.begin(), flags.end(), [&flag](const std::string& argument) {
+      return argument == flag || absl::StartsWith(argument, flag + "=");
+    });
+  };
   std::vector<std::string> arguments;
   for (const CLI::Option* option : app_.get_options()) {
     if (option->get_envname().empty()) continue;
+    if (option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll &&
+        has_flag(Flag(option->get_single_name()))) {
+      continue;
+    }
     const char* value = std::getenv(option->get_envname().c_str());
     if (value == nullptr || *value == '\0') continue;
     arguments.push_back(absl::StrCat(Flag(option->get_single_name()), "=", value));
   }
-  arguments.insert(arguments.end(), argv + 1, argv + argc);
+  arguments.insert(arguments.end(), flags.begin(), flags.end());
   std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them last first
   try {
     app_.parse(std::move(arguments));

@@ -17,6 +17,7 @@
 #include <optional>
 #include <ostream>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -38,6 +39,10 @@ class Configuration {
   }
   // A setting written as "90s", "1h30m" or "0"; negative ones are refused.
   CLI::Option* Add(absl::string_view name, absl::Duration& value, absl::string_view help);
+  // A switch: the flag alone means true; it may have a value, as variable and key do.
+  CLI::Option* Add(absl::string_view name, bool& value, absl::string_view help);
+  // A list: the flag may be given several times. Elements may be separated by commas, too.
+  CLI::Option* Add(absl::string_view name, std::vector<std::string>& value, absl::string_view help);
 
   // Fills the settings in. nullopt: go on. Otherwise the code to exit with: 0 after --help,
   // --version or --print-config, written to `out`; 2 for wrong settings, described on `err`.

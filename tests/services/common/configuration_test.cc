@@ -13,7 +13,9 @@
 namespace quantloom {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // One service's settings, parsed from arguments, the environment and a file.
 class ConfigurationTest : public ::testing::Test {
@@ -37,6 +39,8 @@ class ConfigurationTest : public ::testing::Test {
     configuration_.Add("threads", threads_, "Threads")->check(CLI::Range(0, 64));
     configuration_.Add("model-root", model_root_, "Models");
     configuration_.Add("grace-period", grace_period_, "Grace");
+    configuration_.Add("load-all", load_all_, "Load all");
+    configuration_.Add("load", load_, "Models to load");
     arguments.insert(arguments.begin(), "quantloom-test");
     return configuration_.Parse(static_cast<int>(arguments.size()), arguments.data(), out_, err_);
   }
@@ -45,6 +49,8 @@ class ConfigurationTest : public ::testing::Test {
   int threads_ = 1;
   std::string model_root_ = "/models";
   absl::Duration grace_period_ = absl::Seconds(30);
+  bool load_all_ = false;
+  std::vector<std::string> load_;
   std::ostringstream out_;
   std::ostringstream err_;
 
@@ -68,6 +74,40 @@ TEST_F(ConfigurationTest, Parse_FlagWinsOverVariableOverFileOverDefault) {
   EXPECT_EQ(threads_, 4);
   EXPECT_EQ(model_root_, "/variable");
   EXPECT_EQ(grace_period_, absl::Seconds(2));
+}
+
+TEST_F(ConfigurationTest, Parse_TakesASwitchWithAndWithoutValue) {
+  EXPECT_EQ(Parse({"--load-all", "--threads=3"}), std::nullopt);
+  EXPECT_TRUE(load_all_);
+  EXPECT_EQ(threads_, 3);
+}
+
+TEST_F(ConfigurationTest, Parse_FlagTurnsOffASwitchOfTheEnvironment) {
+  SetVariable("QUANTLOOM_LOAD_ALL", "true");
+  EXPECT_EQ(Parse({"--load-all=false"}), std::nullopt);
+  EXPECT_FALSE(load_all_);
+}
+
+TEST_F(ConfigurationTest, Parse_TakesASwitchAndAListFromEnvironmentAndFile) {
+  SetVariable("QUANTLOOM_LOAD_ALL", "true");
+  const std::string file = "--config=" + WriteConfigFile("load = [\"a\", \"b\"]\n");
+  EXPECT_EQ(Parse({file.c_str()}), std::nullopt);
+  EXPECT_TRUE(load_all_);
+  EXPECT_THAT(load_, ElementsAre("a", "b"));
+}
+
+TEST_F(ConfigurationTest, Parse_TakesAllElementsOfAListFromItsFirstSource) {
+  SetVariable("QUANTLOOM_LOAD", "x,y");
+  const std::string file = "--config=" + WriteConfigFile("load = [\"z\"]\n");
+  EXPECT_EQ(Parse({"--load", "a", "--load=b,c", file.c_str()}), std::nullopt);
+  EXPECT_THAT(load_, ElementsAre("a", "b", "c"));
+}
+
+TEST_F(ConfigurationTest, Parse_TakesAListFromTheEnvironmentBeforeTheFile) {
+  SetVariable("QUANTLOOM_LOAD", "x,y");
+  const std::string file = "--config=" + WriteConfigFile("load = [\"z\"]\n");
+  EXPECT_EQ(Parse({file.c_str()}), std::nullopt);
+  EXPECT_THAT(load_, ElementsAre("x", "y"));
 }
 
 TEST_F(ConfigurationTest, Parse_TakesTheFileFromTheEnvironment) {
@@ -124,13 +164,19 @@ INSTANTIATE_TEST_SUITE_P(All, BadValueTest,
                                            BadValue{"--grace-period", "-1s"}));
 
 TEST_F(ConfigurationTest, PrintConfig_WritesAFileThatGivesTheSameSettings) {
-  EXPECT_EQ(Parse({"--print-config", "--threads=5", "--grace-period=90s"}), 0);
+  EXPECT_EQ(Parse({"--print-config", "--threads=5", "--grace-period=90s", "--load=a", "--load=b c",
+                   "--load-all"}),
+            0);
   const std::string file = WriteConfigFile(out_.str());
 
   Configuration again("quantloom-test", "A test.");
   int threads = 0;
   std::string model_root;
   absl::Duration grace_period;
+  bool load_all = false;
+  std::vector<std::string> load;
+  again.Add("load-all", load_all, "");
+  again.Add("load", load, "");
   again.Add("threads", threads, "");
   again.Add("model-root", model_root, "");
   again.Add("grace-period", grace_period, "");
@@ -139,6 +185,14 @@ TEST_F(ConfigurationTest, PrintConfig_WritesAFileThatGivesTheSameSettings) {
   EXPECT_EQ(threads, 5);
   EXPECT_EQ(model_root, "/models");
   EXPECT_EQ(grace_period, absl::Seconds(90));
+  EXPECT_TRUE(load_all);
+  EXPECT_THAT(load, ElementsAre("a", "b c"));
+}
+
+TEST_F(ConfigurationTest, PrintConfig_LeavesAnEmptyListOut) {
+  EXPECT_EQ(Parse({"--print-config"}), 0);
+  EXPECT_THAT(out_.str(), HasSubstr("load-all=false"));
+  EXPECT_THAT(out_.str(), Not(HasSubstr("load=")));
 }
 
 TEST_F(ConfigurationTest, Help_ListsSettingsWithVariablesAndDefaults) {
