@@ -14,6 +14,8 @@
 namespace quantloom {
 namespace {
 
+constexpr char kProgram[] = "quantloom-server";
+
 absl::Status Serve(const ServerOptions& options) {
   QL_ASSIGN_OR_RETURN(const std::unique_ptr<Server> server, Server::Start(options));
   QL_RETURN_IF_ERROR(server->LoadModels());
@@ -28,14 +30,14 @@ absl::Status Serve(const ServerOptions& options) {
 int main(int argc, char** argv) {
   using namespace quantloom;
   BlockTerminationSignals();
+  Configuration configuration(kProgram, "Serves packed language models over gRPC.");
   ServerOptions options;
-  Configuration configuration("quantloom-server", "Serves packed language models over gRPC.");
   options.AddTo(configuration);
   if (const auto exit_code = configuration.Parse(argc, argv, std::cout, std::cerr)) {
     return *exit_code;
   }
   ConfigureLogging(options.log);
-  LogInfo("settings\n" + configuration.ToString());
+  LogInfo("starting", {{"program", kProgram}, {"configuration", configuration.ToString()}});
   if (const absl::Status status = Serve(options); !status.ok()) {
     LogError("cannot serve", {{"error", status.ToString()}});
     return 1;

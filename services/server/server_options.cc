@@ -11,8 +11,7 @@ void ServerOptions::AddTo(Configuration& configuration) {
   grpc.AddTo(configuration);
   log.AddTo(configuration);
   configuration.Add("model-root", model_root, "Directory of packed model directories");
-  configuration.Add("load", load, "Model to load at start; may be given several times")
-      ->allow_extra_args(false);
+  configuration.Add("load", load, "Model to load at start; may be given several times");
   configuration.Add("load-all", load_all, "Load every model under the root that can be loaded");
   configuration
       .Add("verify", verify, "What loading compares with the stored digests: header or full")

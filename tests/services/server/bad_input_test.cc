@@ -48,7 +48,7 @@ std::vector<BadGenerate> BadGenerates() {
        [](R r) {
          for (uint32_t i = 0; i < kTinyContext; ++i) r.mutable_prompt()->append("z ");
        },
-       kInvalid, "prompt", "4096"},
+       kInvalid, "prompt", "4095"},
       {"PromptOverByteLimit", [](R r) { r.set_prompt(std::string(10 << 20, 'a')); }, kInvalid,
        "prompt", "10485760 bytes"},
       {"NoTokens", [](R r) { r.mutable_prompt_tokens(); }, kInvalid, "prompt_tokens.ids", "empty"},
@@ -280,6 +280,7 @@ TEST_F(BadInputTest, FullQueue_SaysWhenToRetry) {
   options_.engine.max_running = 1;
   options_.engine.max_waiting = 0;
   StartServer();
+  ExpectIdle();
   grpc::ClientContext context;
   const auto stream = generation_->Generate(&context, Request("the", 4000));
   v1::GenerateResponse response;
