@@ -63,7 +63,10 @@ CLI::Option* Configuration::Add(absl::string_view name, bool& value, absl::strin
 
 CLI::Option* Configuration::Add(absl::string_view name, std::vector<std::string>& value,
                                 absl::string_view help) {
-  CLI::Option* option = app_.add_option(Flag(name), value, std::string(help));
+  // Bound by a function, since a bound vector that is empty would print as one empty element.
+  const auto take = [&value](const std::vector<std::string>& elements) { value = elements; };
+  CLI::Option* option =
+      app_.add_option_function<std::vector<std::string>>(Flag(name), take, std::string(help));
   if (!value.empty()) option->default_str(absl::StrJoin(value, ","));
   return Declare(option)->allow_extra_args(false)->delimiter(',')->multi_option_policy(
       CLI::MultiOptionPolicy::TakeAll);

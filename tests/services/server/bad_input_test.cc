@@ -281,8 +281,10 @@ TEST_F(BadInputTest, FullQueue_SaysWhenToRetry) {
   options_.engine.max_waiting = 0;
   StartServer();
   ExpectIdle();
+  v1::GenerateRequest request = Request("the", 1900);
+  request.set_logprobs(20);  // too many bytes to be sent while nobody reads
   grpc::ClientContext context;
-  const auto stream = generation_->Generate(&context, Request("the", 4000));
+  const auto stream = generation_->Generate(&context, request);
   v1::GenerateResponse response;
   ASSERT_TRUE(stream->Read(&response));
   const Generated refused = Generate(Request("the", 4));
