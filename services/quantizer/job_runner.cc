@@ -8,7 +8,7 @@
 #include "absl/time/clock.h"
 #include "core/base/status.h"
 #include "services/common/logging.h"
-#include "services/quantizer/proto_time.h"
+#include "services/common/proto_time.h"
 #include "services/quantizer/quantize_request.h"
 
 namespace quantloom {

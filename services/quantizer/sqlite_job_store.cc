@@ -7,9 +7,9 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "core/base/status.h"
+#include "services/common/proto_time.h"
 #include "services/common/rpc_status.h"
 #include "services/quantizer/page_token.h"
-#include "services/quantizer/proto_time.h"
 
 namespace quantloom {
 namespace {

@@ -6,6 +6,7 @@
 #include "absl/time/clock.h"
 #include "core/base/status.h"
 #include "services/common/message_bytes.h"
+#include "services/common/proto_time.h"
 #include "services/common/rpc_status.h"
 #include "services/common/unary_call.h"
 #include "services/server/token_message.h"
@@ -25,12 +26,6 @@ v1::FinishReason ToMessage(FinishReason reason) {
       break;
   }
   return v1::FINISH_REASON_UNSPECIFIED;
-}
-
-void SetDuration(absl::Duration duration, google::protobuf::Duration* message) {
-  const int64_t nanos = absl::ToInt64Nanoseconds(duration);
-  message->set_seconds(nanos / 1'000'000'000);
-  message->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
 }
 
 // Frees the input's memory; which kind it was stays known.
@@ -144,8 +139,8 @@ void GenerateCall::Gather(const GenerationEvent& event) {
   v1::Usage& usage = *gathered_.mutable_usage();
   usage.set_prompt_tokens(event.prompt_tokens);
   usage.set_generated_tokens(event.generated_tokens);
-  SetDuration(event.queue_time, usage.mutable_queue_time());
-  SetDuration(event.prefill_time, usage.mutable_prefill_time());
+  *usage.mutable_queue_time() = ToProto(event.queue_time);
+  *usage.mutable_prefill_time() = ToProto(event.prefill_time);
   usage.set_seed(seed_);
 }
 

@@ -12,6 +12,7 @@
 #include "core/base/status.h"
 #include "core/text/chat_template.h"
 #include "services/common/logging.h"
+#include "services/common/proto_time.h"
 #include "services/common/rpc_status.h"
 #include "services/server/model_message.h"
 
@@ -33,12 +34,6 @@ std::string ManifestStamp(const fs::path& directory) {
 bool HasChatTemplate(const fs::path& directory) {
   const auto text = ReadFile(directory / "tokenizer_config.json", kMaxTokenizerConfigBytes);
   return text.ok() && ChatTemplate::FromTokenizerConfig(*text).ok();
-}
-
-void SetTime(absl::Time time, google::protobuf::Timestamp* message) {
-  const int64_t nanos = absl::ToUnixNanos(time);
-  message->set_seconds(nanos / 1'000'000'000);
-  message->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
 }
 
 // One decode step, so that the first request finds weights in memory and kernels chosen.
@@ -137,7 +132,7 @@ v1::Model ModelRegistry::WithState(const Description& description, bool tensors)
   if (slot == slots_.end()) return message;
   message.set_state(slot->second.state);
   if (slot->second.model != nullptr) {
-    SetTime(slot->second.model->load_time, message.mutable_load_time());
+    *message.mutable_load_time() = ToProto(slot->second.model->load_time);
   }
   return message;
 }
@@ -226,7 +221,7 @@ void ModelRegistry::RunLoad(const std::string& name) {
                            {"bits_per_weight", (*model)->description.bits_per_weight()}});
   v1::Model message = (*model)->description;
   message.set_state(v1::MODEL_STATE_LOADED);
-  SetTime((*model)->load_time, message.mutable_load_time());
+  *message.mutable_load_time() = ToProto((*model)->load_time);
   {
     std::lock_guard<std::mutex> lock(mutex_);
     Slot& slot = slots_.find(name)->second;

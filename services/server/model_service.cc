@@ -9,6 +9,7 @@
 #include "core/base/status.h"
 #include "core/codec/codec.h"
 #include "kernels/cpu/linear.h"
+#include "services/common/proto_time.h"
 #include "services/common/unary_call.h"
 #include "services/common/version.h"
 
@@ -103,7 +104,7 @@ v1::ServerInfo DescribeServer(const GenerationEngine::Limits& limits, int thread
       option.set_description(description);
     }
   }
-  info.mutable_start_time()->set_seconds(absl::ToUnixSeconds(absl::Now()));
+  *info.mutable_start_time() = ToProto(absl::Now());
   return info;
 }
 
