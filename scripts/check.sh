@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# Checks of the source that need no test: formatting, layer order, shell scripts, clang-tidy.
-# Expects a configured release build (build/release/compile_commands.json).
+# Checks of the source that need no test: formatting, layer order, shell scripts; with --tidy also clang-tidy, which
+# takes minutes and expects a release build (build/release/compile_commands.json and the generated headers).
 source "$(dirname "$0")/setup.sh"
 cd "$ROOT"
+
+case ${1:-} in
+  '' | --tidy) ;;
+  *) fail "usage: scripts/check.sh [--tidy]" ;;
+esac
 
 mapfile -t sources < <(git ls-files '*.cc' '*.h')
 
@@ -33,6 +38,7 @@ done
 say "Checking shell scripts"
 shellcheck --external-sources --source-path=scripts scripts/*.sh .ci/run
 
+[[ ${1:-} == --tidy ]] || exit 0
 say "Running clang-tidy"
 # A file's result is kept under the digest of what the compiler sees, so a second run checks only what changed.
 mkdir -p "$CACHE/tidy"

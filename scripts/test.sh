@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
 # Builds and runs every check and test, from nothing, on Debian 12.
 #
-#   scripts/test.sh            everything: checks, release tests, AddressSanitizer and ThreadSanitizer tests
-#   scripts/test.sh release    the checks and the release build's tests alone
+#   scripts/test.sh                 the checks of the source and every test, in the release build
+#   scripts/test.sh --sanitizers    the same after the AddressSanitizer and ThreadSanitizer tests and clang-tidy
 #
-# The sanitizer builds run the tests where they can find something the release build cannot: parsers of untrusted
-# bytes and everything with threads. Installs what is missing; reuses what exists.
+# Installs what is missing; reuses what exists.
 source "$(dirname "$0")/setup.sh"
 
-case ${1:-all} in
-  all | release) scope=${1:-all} ;;
-  -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0" && exit 0 ;;
-  *) fail "usage: scripts/test.sh [release]" ;;
+sanitizers=
+case ${1:-} in
+  '') ;;
+  --sanitizers) sanitizers=yes ;;
+  -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0" && exit 0 ;;
+  *) fail "usage: scripts/test.sh [--sanitizers]" ;;
 esac
 
 install_packages "${BUILD_PACKAGES[@]}" "${CHECK_PACKAGES[@]}"
 python_environment "$ROOT/tests/requirements.txt"
 fetch_model
 build release
-"$ROOT/scripts/check.sh"
+"$ROOT/scripts/check.sh" ${sanitizers:+--tidy}
 
-if [[ $scope == all ]]; then
+if [[ -n $sanitizers ]]; then
   for preset in asan tsan; do
     build "$preset" sanitizer_tests
     say "Testing ($preset)"
