@@ -204,9 +204,10 @@ void JobRunner::Run(const ClaimedJob& claimed, ThreadTeam& team, const std::atom
     if (!removed.ok())
       LogWarning("cannot clean up", {{"job", name}, {"error", removed.ToString()}});
   }
-  if (!Persist(name, [&] { return Settle(name, outcome); })) return;
   const absl::Duration elapsed = absl::Now() - FromProto(claimed.job.start_time());
+  // Before the end is visible: who has seen the job end finds it counted.
   metrics_.JobEnded(outcome.state, elapsed);
+  if (!Persist(name, [&] { return Settle(name, outcome); })) return;
   LogInfo("job ended", {{"job", name},
                         {"state", JobStateLabel(outcome.state)},
                         {"seconds", absl::ToDoubleSeconds(elapsed)},
