@@ -133,13 +133,7 @@ class GrpcServerTest : public ::testing::Test {
 
   // Waits until a counter's line is among the metrics: calls are counted just after they end.
   std::string Scrape(const std::string& line) {
-    std::string text;
-    for (int i = 0; i < 200; ++i) {
-      text = HttpGet(metrics_.port(), "/metrics");
-      if (text.find(line) != std::string::npos) break;
-      absl::SleepFor(absl::Milliseconds(10));
-    }
-    return text;
+    return HttpGetUntil(metrics_.port(), "/metrics", line);
   }
 
   testing::TemporaryDirectory directory_;

@@ -6,7 +6,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <string>
+#include <thread>
 
 namespace quantloom {
 
@@ -28,6 +30,18 @@ inline std::string HttpGet(int port, const std::string& path) {
   close(fd);
   const size_t body = response.find("\r\n\r\n");
   return body == std::string::npos ? "" : response.substr(body + 4);
+}
+
+// HttpGet, again until the answer holds `text`, for ten seconds at most: a call is counted just
+// after its client has seen it end.
+inline std::string HttpGetUntil(int port, const std::string& path, const std::string& text) {
+  std::string body;
+  for (int tries = 0; tries < 200; ++tries) {
+    body = HttpGet(port, path);
+    if (body.find(text) != std::string::npos) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  return body;
 }
 
 }  // namespace quantloom

@@ -659,7 +659,7 @@ TEST_F(QuantizationServiceTest, Metrics_AreScrapedOverHttp) {
   work_.AllowAll();
   Quantize(Request())->Rest();
   ASSERT_TRUE(metrics_.Serve("127.0.0.1:0").ok());
-  const std::string text = HttpGet(metrics_.port(), "/metrics");
+  const std::string text = HttpGetUntil(metrics_.port(), "/metrics", "quantloom_requests_total{");
   for (const char* line :
        {"quantloom_jobs{state=\"succeeded\"} 1", "quantloom_job_queue_age_seconds 0",
         "quantloom_weights_quantized_total{codec=\"icquant\"} 400", "quantloom_job_resumes_total 0",

@@ -189,6 +189,11 @@ TEST_F(ProcessTest, Metrics_TellWhatWasServed) {
   }
   request.mutable_sampling()->set_top_p(7);
   EXPECT_FALSE(ReadStream(*stub_, request, absl::InfiniteDuration()).status.ok());
+  for (const char* counted :
+       {"OK\",method=\"quantloom.v1.GenerationService/Generate\"} 3",
+        "INVALID_ARGUMENT\",method=\"quantloom.v1.GenerationService/Generate\"} 1"}) {
+    HttpGetUntil(port, "/metrics", counted);
+  }
   const std::map<std::string, double> after = Scrape(port);
   const auto value = [&](const std::string& name) {
     const auto found = after.find(name);
