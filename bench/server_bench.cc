@@ -63,7 +63,7 @@ class ServerProcess {
     std::vector<std::string> arguments = {
         program,
         "--address=127.0.0.1:0",
-        "--metrics-address=",
+        "--metrics-address=127.0.0.1:0",
         absl::StrCat("--port-file=", port_file_.string()),
         absl::StrCat("--model-root=", model.parent_path().string()),
         absl::StrCat("--load=", model.filename().string()),
