@@ -201,13 +201,19 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadedModel::LoadPacked(
 }
 
 absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadedModel::LoadSource(
-    const std::filesystem::path& path, ThreadTeam& team) {
+    const SourceModel& source, ThreadTeam& team) {
   auto loaded = std::make_shared<LoadedModelImpl>();
   QL_ASSIGN_OR_RETURN(loaded->backend_, CreateCpuBackend(team));
-  QL_ASSIGN_OR_RETURN(auto source, SourceModel::Open(path));
-  SourceWeights weights(*source, *loaded->backend_);
-  QL_RETURN_IF_ERROR(
-      Annotate(loaded->Load(source->config(), weights, source->tokenizer_files()), path.string()));
+  SourceWeights weights(source, *loaded->backend_);
+  QL_RETURN_IF_ERROR(loaded->Load(source.config(), weights, source.tokenizer_files()));
+  return loaded;
+}
+
+absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadedModel::LoadSource(
+    const std::filesystem::path& path, ThreadTeam& team) {
+  QL_ASSIGN_OR_RETURN(const auto source, SourceModel::Open(path));
+  auto loaded = LoadSource(*source, team);
+  if (!loaded.ok()) return Annotate(loaded.status(), path.string());
   return loaded;
 }
 

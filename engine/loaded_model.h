@@ -26,7 +26,10 @@ class LoadedModel {
   // and must outlive the model.
   static absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadPacked(
       const std::filesystem::path& directory, Verify verify, ThreadTeam& team);
-  // A source model in fp32 arithmetic (calibration, reference).
+  // A source model in fp32 arithmetic (calibration, reference). Nothing of `source` is needed
+  // afterwards.
+  static absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadSource(const SourceModel& source,
+                                                                       ThreadTeam& team);
   static absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadSource(
       const std::filesystem::path& path, ThreadTeam& team);
   virtual ~LoadedModel() = default;

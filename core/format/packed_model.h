@@ -46,6 +46,10 @@ class PackedModelWriter {
   // The record of a tensor that is already durable in the staging directory, if there is one.
   virtual const PackedTensorInfo* FindTensor(absl::string_view name) const = 0;
 
+  // The manifest of a directory that an earlier run finished, every byte of it verified; null while
+  // there is work to do.
+  virtual const PackedManifest* finished() const = 0;
+
   // Stores an encoded matrix (resolved recipe, planes) durably.
   virtual absl::Status AddEncoded(absl::string_view name, uint64_t rows, uint64_t cols,
                                   const EncodedMatrix& encoded) = 0;

@@ -169,6 +169,10 @@ class StagingWriter final : public PackedModelWriter {
     return it == tensors_.end() ? nullptr : &it->second.info;
   }
 
+  const PackedManifest* finished() const override {
+    return finished_ == nullptr ? nullptr : &finished_->manifest();
+  }
+
   absl::Status AddEncoded(absl::string_view name, uint64_t rows, uint64_t cols,
                           const EncodedMatrix& encoded) override {
     PackedTensorInfo info;

@@ -21,16 +21,51 @@ namespace {
 
 constexpr size_t kCalibrationWindow = 512;
 constexpr uint32_t kMaxCalibrationTokens = 1 << 20;
+constexpr uint32_t kMinWindowTokens = 16;
+constexpr uint64_t kDefaultWindowTokens = 512;
 
 using Phase = QuantizeProgress::Phase;
+
+// Options that were checked, with the source they were checked against.
+struct Job {
+  std::unique_ptr<SourceModel> source;
+  std::vector<PlannedTensor> plan;
+  uint32_t window_tokens = 0;  // of the evaluation
+};
+
+absl::StatusOr<Job> OpenJob(const QuantizeOptions& options) {
+  if (options.calibration_tokens > kMaxCalibrationTokens) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "calibration.tokens: ", options.calibration_tokens, " is above ", kMaxCalibrationTokens));
+  }
+  absl::StatusOr<std::unique_ptr<SourceModel>> source = SourceModel::Open(options.source);
+  if (!source.ok()) return Annotate(source.status(), "source");
+  const uint64_t context = (*source)->config().max_position;
+  Job job;
+  job.window_tokens = options.evaluation_window_tokens;
+  if (job.window_tokens == 0) {
+    job.window_tokens = static_cast<uint32_t>(std::min(kDefaultWindowTokens, context));
+  } else if (!options.evaluation_text.empty() &&
+             (job.window_tokens < kMinWindowTokens || job.window_tokens > context)) {
+    return absl::InvalidArgumentError(absl::StrCat("evaluation.window_tokens: ", job.window_tokens,
+                                                   " is outside ", kMinWindowTokens, " .. ",
+                                                   context, ", the model's context length"));
+  }
+  QL_ASSIGN_OR_RETURN(job.plan, PlanTensors((*source)->config(), options));
+  job.source = *std::move(source);
+  return job;
+}
 
 // One run of a job: what its phases share.
 class QuantizeRun {
  public:
-  QuantizeRun(const QuantizeOptions& options, const std::filesystem::path& staging,
+  QuantizeRun(const QuantizeOptions& options, Job job, const std::filesystem::path& staging,
               ThreadTeam& team, const std::function<void(const QuantizeProgress&)>& report,
               const std::function<bool()>& cancelled)
       : options_(options),
+        source_(std::move(job.source)),
+        plan_(std::move(job.plan)),
+        window_tokens_(job.window_tokens),
         staging_(staging),
         team_(team),
         report_(report),
@@ -39,27 +74,20 @@ class QuantizeRun {
 
   absl::StatusOr<QuantizeResult> Run() {
     QL_RETURN_IF_ERROR(Enter(Phase::kLoading));
-    QL_ASSIGN_OR_RETURN(source_, SourceModel::Open(options_.source));
-    QL_ASSIGN_OR_RETURN(plan_, PlanTensors(source_->config(), options_));
     for (const PlannedTensor& tensor : plan_) {
       ++progress_.tensors_total;
       if (tensor.codec) progress_.weights_total += tensor.weights();
     }
 
     if (options_.calibration_tokens > 0 || !options_.evaluation_text.empty()) {
-      QL_ASSIGN_OR_RETURN(source_in_memory_, LoadedModel::LoadSource(options_.source, team_));
+      absl::StatusOr<std::shared_ptr<const LoadedModel>> loaded =
+          LoadedModel::LoadSource(*source_, team_);
+      if (!loaded.ok()) return Annotate(loaded.status(), "source");
+      source_in_memory_ = *std::move(loaded);
     }
 
     QuantizeResult result;
-    // A run that was interrupted while it evaluated left the model complete.
-    if (auto finished = PackedModel::Open(staging_, Verify::kFull); finished.ok()) {
-      result.manifest = (*finished)->manifest();
-      progress_.tensors_done = progress_.tensors_total;
-      progress_.weights_done = progress_.weights_total;
-      progress_.bits_per_weight = result.manifest.linear_bits_per_weight;
-    } else {
-      QL_ASSIGN_OR_RETURN(result.manifest, MakePackedModel());
-    }
+    QL_ASSIGN_OR_RETURN(result.manifest, MakePackedModel());
 
     if (!options_.evaluation_text.empty()) {
       QL_RETURN_IF_ERROR(Enter(Phase::kEvaluating));
@@ -80,6 +108,13 @@ class QuantizeRun {
 
   absl::StatusOr<PackedManifest> MakePackedModel() {
     QL_ASSIGN_OR_RETURN(writer_, PackedModelWriter::Open(staging_, {}));
+    // A run that was interrupted while it evaluated left the model complete.
+    if (const PackedManifest* finished = writer_->finished(); finished != nullptr) {
+      progress_.tensors_done = progress_.tensors_total;
+      progress_.weights_done = progress_.weights_total;
+      progress_.bits_per_weight = finished->linear_bits_per_weight;
+      return Finish(finished->calibration_sha256);
+    }
     CalibrationStatistics statistics;
     if (options_.calibration_tokens > 0) {
       QL_RETURN_IF_ERROR(Enter(Phase::kCalibrating));
@@ -87,14 +122,17 @@ class QuantizeRun {
     }
     QL_RETURN_IF_ERROR(Enter(Phase::kEncoding));
     QL_RETURN_IF_ERROR(Encode(statistics));
-
     QL_RETURN_IF_ERROR(Enter(Phase::kWriting));
+    return Finish(statistics.tokens_sha256);
+  }
+
+  absl::StatusOr<PackedManifest> Finish(const std::string& calibration_sha256) {
     PackedManifest manifest;
     // The linear layers' recipe in canonical spelling: what the directory as a whole is called.
     QL_ASSIGN_OR_RETURN(const auto codec, CreateCodec(options_.recipe));
     manifest.recipe = codec->recipe();
     QL_ASSIGN_OR_RETURN(manifest.source_sha256, source_->Digest());
-    manifest.calibration_sha256 = statistics.tokens_sha256;
+    manifest.calibration_sha256 = calibration_sha256;
     manifest.seed = options_.seed;
     return writer_->Finish(source_->config(), source_->tokenizer_files(), manifest);
   }
@@ -123,15 +161,8 @@ class QuantizeRun {
   uint64_t EvaluationTokens() const {
     // Before the text is tokenized: four bytes a token is typical.
     const uint64_t all = options_.evaluation_text.size() / 4;
-    const uint64_t asked = uint64_t{options_.evaluation_windows} * WindowTokens();
+    const uint64_t asked = uint64_t{options_.evaluation_windows} * window_tokens_;
     return asked == 0 ? all : std::min(all, asked);
-  }
-
-  uint32_t WindowTokens() const {
-    const auto context = static_cast<uint32_t>(
-        std::min<uint64_t>(source_->config().max_position, uint64_t{1} << 30));
-    return options_.evaluation_window_tokens == 0 ? std::min(512u, context)
-                                                  : options_.evaluation_window_tokens;
   }
 
   absl::StatusOr<CalibrationStatistics> Calibrate() {
@@ -208,7 +239,7 @@ class QuantizeRun {
         source_in_memory_->EncodePrompt(options_.evaluation_text, /*parse_special=*/false);
     absl::StatusOr<QualityMetrics> metrics =
         CompareModels(*source_in_memory_, *packed, tokens, options_.evaluation_windows,
-                      WindowTokens(), team_, [this](double fraction) { return Step(fraction); });
+                      window_tokens_, team_, [this](double fraction) { return Step(fraction); });
     if (!metrics.ok()) return Annotate(metrics.status(), "evaluation");
     metrics->text_name = options_.evaluation_name;
     const std::string& text = options_.evaluation_text;
@@ -217,6 +248,9 @@ class QuantizeRun {
   }
 
   const QuantizeOptions& options_;
+  const std::unique_ptr<SourceModel> source_;
+  const std::vector<PlannedTensor> plan_;
+  const uint32_t window_tokens_;
   const std::filesystem::path& staging_;
   ThreadTeam& team_;
   const std::function<void(const QuantizeProgress&)>& report_;
@@ -226,37 +260,24 @@ class QuantizeRun {
   absl::Time phase_start_;
   absl::Duration token_time_;  // of calibration, per token
   QuantizeProgress progress_;
-  std::unique_ptr<SourceModel> source_;
   std::shared_ptr<const LoadedModel> source_in_memory_;
-  std::vector<PlannedTensor> plan_;
   std::unique_ptr<PackedModelWriter> writer_;
 };
 
 }  // namespace
 
-absl::Status ValidateQuantizeOptions(const QuantizeOptions& options) {
-  if (options.calibration_tokens > kMaxCalibrationTokens) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "calibration.tokens: ", options.calibration_tokens, " is above ", kMaxCalibrationTokens));
-  }
-  absl::StatusOr<std::unique_ptr<SourceModel>> source = SourceModel::Open(options.source);
-  if (!source.ok()) return Annotate(source.status(), "source");
-  const uint64_t context = (*source)->config().max_position;
-  const uint32_t window = options.evaluation_window_tokens;
-  if (!options.evaluation_text.empty() && window != 0 && (window < 16 || window > context)) {
-    return absl::InvalidArgumentError(absl::StrCat("evaluation.window_tokens: ", window,
-                                                   " is outside 16 .. ", context,
-                                                   ", the model's context length"));
-  }
-  return PlanTensors((*source)->config(), options).status();
+absl::Status ResolveQuantizeOptions(QuantizeOptions& options) {
+  QL_ASSIGN_OR_RETURN(const Job job, OpenJob(options));
+  options.evaluation_window_tokens = job.window_tokens;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<QuantizeResult> QuantizeModel(
     const QuantizeOptions& options, const std::filesystem::path& staging, ThreadTeam& team,
     const std::function<void(const QuantizeProgress&)>& progress,
     const std::function<bool()>& cancelled) {
-  QL_RETURN_IF_ERROR(ValidateQuantizeOptions(options));
-  return QuantizeRun(options, staging, team, progress, cancelled).Run();
+  QL_ASSIGN_OR_RETURN(Job job, OpenJob(options));
+  return QuantizeRun(options, std::move(job), staging, team, progress, cancelled).Run();
 }
 
 }  // namespace quantloom

@@ -75,9 +75,9 @@ struct QuantizeResult {
   absl::Duration elapsed;
 };
 
-// Checks everything that can be known before work starts: recipes, patterns, the source's format
-// and architecture.
-absl::Status ValidateQuantizeOptions(const QuantizeOptions& options);
+// Checks everything that can be known before work starts (recipes, patterns, the source's format
+// and architecture), and sets what was left to the source: evaluation_window_tokens.
+absl::Status ResolveQuantizeOptions(QuantizeOptions& options);
 
 // Runs the job in `staging` (created if missing; what an interrupted run finished there is kept)
 // and leaves there the complete directory, quality.json and report.html included, ready to be

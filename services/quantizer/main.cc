@@ -48,7 +48,7 @@ absl::Status Serve(const QuantizerOptions& options) {
   JobRunner runner({.max_running = options.max_running_jobs, .threads = options.threads},
                    *source_root, publisher, QuantizeModel, *store, quantizer_metrics);
   QuantizationServiceImpl service(options.max_queued_jobs, *source_root, publisher,
-                                  ValidateQuantizeOptions, *store, signal, runner);
+                                  ResolveQuantizeOptions, *store, signal, runner);
   QL_ASSIGN_OR_RETURN(const auto server,
                       GrpcServer::Start(options.grpc, {&service},
                                         {v1::QuantizationService::service_full_name()}, metrics));

@@ -35,13 +35,13 @@ absl::Status CheckRequired(const std::string& name) {
 }  // namespace
 
 QuantizationServiceImpl::QuantizationServiceImpl(int64_t max_queued_jobs, ConfinedRoot source_root,
-                                                 Publisher publisher, ValidateFunction validate,
+                                                 Publisher publisher, ResolveFunction resolve,
                                                  JobStore& store, EventSignal& signal,
                                                  JobRunner& runner)
     : max_queued_jobs_(max_queued_jobs),
       source_root_(std::move(source_root)),
       publisher_(std::move(publisher)),
-      validate_(std::move(validate)),
+      resolve_(std::move(resolve)),
       store_(store),
       signal_(signal),
       runner_(runner),
@@ -130,8 +130,11 @@ absl::StatusOr<v1::Job> QuantizationServiceImpl::Admit(const v1::QuantizeRequest
         absl::AlreadyExistsError(absl::StrCat("'", job.request.output(), "' exists already")),
         "output");
   }
-  QL_ASSIGN_OR_RETURN(const QuantizeOptions options, ToQuantizeOptions(job.request, source_root_));
-  QL_RETURN_IF_ERROR(AttributeToField(validate_(options)));
+  QL_ASSIGN_OR_RETURN(QuantizeOptions options, ToQuantizeOptions(job.request, source_root_));
+  QL_RETURN_IF_ERROR(AttributeToField(resolve_(options)));
+  if (job.request.has_evaluation()) {
+    job.request.mutable_evaluation()->set_window_tokens(options.evaluation_window_tokens);
+  }
 
   absl::StatusOr<v1::Job> created = store_.Create(job, max_queued_jobs_);
   if (created.ok()) {

@@ -37,12 +37,12 @@ class QuantizationServiceImpl final
                       v1::QuantizationService::WithRawCallbackMethod_CancelJob<
                           v1::QuantizationService::Service>>>>> {
  public:
-  // ValidateQuantizeOptions's signature and contract.
-  using ValidateFunction = std::function<absl::Status(const QuantizeOptions&)>;
+  // ResolveQuantizeOptions's signature and contract.
+  using ResolveFunction = std::function<absl::Status(QuantizeOptions&)>;
 
   // `signal` is told of the store's events. The references must outlive this object and its server.
   QuantizationServiceImpl(int64_t max_queued_jobs, ConfinedRoot source_root, Publisher publisher,
-                          ValidateFunction validate, JobStore& store, EventSignal& signal,
+                          ResolveFunction resolve, JobStore& store, EventSignal& signal,
                           JobRunner& runner);
 
   // From now on calls are answered with UNAVAILABLE, and streams end with it: what they follow
@@ -79,7 +79,7 @@ class QuantizationServiceImpl final
   const int64_t max_queued_jobs_;
   const ConfinedRoot source_root_;
   const Publisher publisher_;
-  const ValidateFunction validate_;
+  const ResolveFunction resolve_;
   JobStore& store_;
   EventSignal& signal_;
   JobRunner& runner_;

@@ -23,7 +23,7 @@ inline constexpr uint32_t kMinWindowTokens = 16;
 inline constexpr char kDefaultEmbeddingRecipe[] = "icquant:bits=8,inner=rtn,outliers=0";
 
 // Checks every field by itself; whether the source is a supported model is the engine's to say
-// (ValidateQuantizeOptions). Returns the request with defaults filled in and recipes in canonical
+// (ResolveQuantizeOptions). Returns the request with defaults filled in and recipes in canonical
 // spelling. Errors name the field (rpc_status.h, WithField).
 absl::StatusOr<v1::QuantizeRequest> AcceptRequest(const v1::QuantizeRequest& request,
                                                   const ConfinedRoot& source_root);
@@ -32,7 +32,7 @@ absl::StatusOr<v1::QuantizeRequest> AcceptRequest(const v1::QuantizeRequest& req
 absl::StatusOr<QuantizeOptions> ToQuantizeOptions(const v1::QuantizeRequest& accepted,
                                                   const ConfinedRoot& source_root);
 
-// `status` of ValidateQuantizeOptions with the field that it is about.
+// `status` of ResolveQuantizeOptions with the field that it is about.
 absl::Status AttributeToField(const absl::Status& status);
 
 }  // namespace quantloom

@@ -204,6 +204,7 @@ TEST_F(PackedModelTest, AStagedTensorThatIsDamagedIsWrittenAgain) {
     for (size_t i = 0; i < specs.size(); ++i) {
       EXPECT_EQ((*writer)->FindTensor(specs[i].name) != nullptr, i == 5) << i;
     }
+    EXPECT_EQ((*writer)->finished(), nullptr);
   }
   ASSERT_TRUE(WriteTinyPackedModel(damaged).ok());
   EXPECT_EQ(DirectoryContents(model_), DirectoryContents(damaged));
@@ -216,6 +217,8 @@ TEST_F(PackedModelTest, AFinishedDirectoryIsFoundAgain) {
   for (const TensorSpec& spec : ModelTensors(config_)) {
     EXPECT_NE(writer->FindTensor(spec.name), nullptr) << spec.name;
   }
+  ASSERT_NE(writer->finished(), nullptr);
+  EXPECT_EQ(writer->finished()->tensors.size(), ModelTensors(config_).size());
   EXPECT_EQ(writer->AddRaw("model.norm.weight", {{48}}, DType::kF32, std::vector<float>(48)).code(),
             absl::StatusCode::kFailedPrecondition);
   const auto manifest = writer->Finish(config_, TinyTokenizerFiles(), TinyManifestHeader());

@@ -107,6 +107,46 @@ TEST_F(QuantizeModelTest, ResumesWhereItWasInterruptedWithTheSameBytes) {
   }
 }
 
+TEST_F(QuantizeModelTest, ResumingWhatIsFinishedNeitherCalibratesNorEncodesAgain) {
+  ASSERT_TRUE(Run("finished").ok());
+  progress_.clear();
+  const auto result = Run("finished");
+  ASSERT_TRUE(result.ok()) << result.status();
+  for (const QuantizeProgress& progress : progress_) {
+    EXPECT_TRUE(progress.phase == Phase::kLoading || progress.phase == Phase::kEvaluating);
+  }
+  EXPECT_EQ(progress_.back().weights_done, progress_.back().weights_total);
+  options_.seed = 4;
+  EXPECT_EQ(Run("finished").status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(QuantizeModelTest, TheSourceIsOpenedOnce) {
+  // Gone from when it was opened until its digest is taken.
+  const std::filesystem::path config = options_.source / "config.json";
+  const std::filesystem::path away = options_.source / "away";
+  ThreadTeam team(2);
+  const auto result = QuantizeModel(
+      options_, Staging("once"), team,
+      [&](const QuantizeProgress& progress) {
+        if (progress.phase < Phase::kEncoding && std::filesystem::exists(config)) {
+          std::filesystem::rename(config, away);
+        } else if (progress.phase == Phase::kEncoding && std::filesystem::exists(away)) {
+          std::filesystem::rename(away, config);
+        }
+      },
+      [] { return false; });
+  EXPECT_TRUE(result.ok()) << result.status();
+}
+
+TEST_F(QuantizeModelTest, ResolvingSetsTheEvaluationsWindow) {
+  options_.evaluation_window_tokens = 0;
+  ASSERT_TRUE(ResolveQuantizeOptions(options_).ok());
+  EXPECT_EQ(options_.evaluation_window_tokens, testing::TinyConfig().max_position);
+  options_.evaluation_window_tokens = 64;
+  ASSERT_TRUE(ResolveQuantizeOptions(options_).ok());
+  EXPECT_EQ(options_.evaluation_window_tokens, 64u);
+}
+
 TEST_F(QuantizeModelTest, ProgressCountsEveryTensorAndWeightOnce) {
   const auto result = Run("counted");
   ASSERT_TRUE(result.ok()) << result.status();

@@ -28,6 +28,7 @@ namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
 constexpr int64_t kMaxQueuedJobs = 3;
+constexpr uint32_t kWindow = 96;  // of an evaluation that leaves it to the engine
 
 class QuantizationServiceTest : public ::testing::Test {
  protected:
@@ -51,7 +52,11 @@ class QuantizationServiceTest : public ::testing::Test {
         source_root, publisher_, work_.function(), *store_, quantizer_metrics_);
     service_ = std::make_unique<QuantizationServiceImpl>(
         kMaxQueuedJobs, source_root, publisher_,
-        [this](const QuantizeOptions&) { return verdict_; }, *store_, signal_, *runner_);
+        [this](QuantizeOptions& options) {
+          if (options.evaluation_window_tokens == 0) options.evaluation_window_tokens = kWindow;
+          return verdict_;
+        },
+        *store_, signal_, *runner_);
   }
 
   void SetUp() override {
@@ -237,9 +242,11 @@ TEST_F(QuantizationServiceTest, Quantize_EchoesTheRequestWithDefaultsAndCanonica
   EXPECT_EQ(job.request().calibration().tokens(), 8192u);
   EXPECT_TRUE(job.request().evaluation().has_inline_text());
   EXPECT_EQ(job.request().evaluation().inline_text(), "") << "texts are left out";
+  EXPECT_EQ(job.request().evaluation().window_tokens(), kWindow);
   work_.AllowAll();
   Watch(job.name(), 1)->Rest();
   EXPECT_EQ(work_.options().at(0).evaluation_text, "a text of the client's");
+  EXPECT_EQ(work_.options().at(0).evaluation_window_tokens, kWindow);
 }
 
 TEST_F(QuantizationServiceTest, Quantize_WithTheSameIdAttachesToTheSameJob) {
