@@ -37,7 +37,7 @@ void BM_Encode(benchmark::State& state, const std::string& recipe, uint64_t rows
   }
   ThreadTeam team;
   for (auto _ : state) {
-    auto encoded = (*codec)->Encode(weights, rows, cols, {}, team);
+    auto encoded = (*codec)->Encode({.weights = weights, .rows = rows, .cols = cols}, team);
     benchmark::DoNotOptimize(encoded);
   }
   state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(rows * cols));

@@ -74,7 +74,8 @@ std::shared_ptr<const EncodedMatrix> EncodeNormal(const std::string& recipe, siz
   ThreadTeam team;
   const auto codec = CreateCodec(recipe);
   if (!codec.ok()) return nullptr;
-  auto encoded = (*codec)->Encode(NormalFloats(rows * cols, 1), rows, cols, {}, team);
+  const std::vector<float> weights = NormalFloats(rows * cols, 1);
+  auto encoded = (*codec)->Encode({.weights = weights, .rows = rows, .cols = cols}, team);
   return encoded.ok() ? std::make_shared<const EncodedMatrix>(*std::move(encoded)) : nullptr;
 }
 

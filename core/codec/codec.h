@@ -37,6 +37,9 @@ struct Recipe {
   std::string ToString() const;
 };
 
+// A matrix has at most this many rows or columns, so that no plane's size overflows.
+inline constexpr uint64_t kMaxMatrixDimension = (uint64_t{1} << 31) - 1;
+
 // A plane's name, element type and shape, and a view of its little-endian bytes.
 struct PlaneView {
   std::string name;  // e.g. "codes"; stored in a packed model as "<tensor>.<name>"
@@ -64,6 +67,24 @@ struct BitBreakdown {
   double codebooks = 0;    // centroids, scales, offsets
   double padding = 0;      // alignment of planes
   double total() const { return codes + index + checkpoints + codebooks + padding; }
+};
+
+class HessianFactors;  // core/rounding/hessian_factors.h
+
+// A weight matrix to encode, and what is known of its inputs. Views: the caller keeps the arrays.
+struct EncodeInput {
+  absl::Span<const float> weights = {};  // row-major [rows, cols]
+  uint64_t rows = 0;
+  uint64_t cols = 0;
+  // A non-negative weight per column, the diagonal of the layer's Hessian (E[x_c^2]); empty:
+  // uniform.
+  absl::Span<const float> importance = {};
+  // The layer's Hessian, shared by the layers with one input. Null: rounding to nearest, whatever
+  // the recipe says. Caches factors: one Encode at a time may use it.
+  HessianFactors* hessian = nullptr;
+  // Seeds of incoherence processing's random signs. Layers with one input share `input_seed`.
+  uint64_t input_seed = 0;
+  uint64_t output_seed = 0;
 };
 
 // The result of encoding.
@@ -114,12 +135,10 @@ class Codec {
   // The options in canonical spelling, defaults filled in; "auto" choices stay "auto".
   virtual std::string recipe() const = 0;
 
-  // Encodes row-major weights [rows, cols]. `importance` has one non-negative weight per column
-  // (diagonal of the layer's Hessian, E[x_c^2]), or is empty for a uniform one. The bytes depend on
-  // the arguments alone, not on the team's size or the machine's SIMD target. INVALID_ARGUMENT for
-  // NaN or infinite weights (row and column are named) and for sizes that do not fit.
-  virtual absl::StatusOr<EncodedMatrix> Encode(absl::Span<const float> weights, uint64_t rows,
-                                               uint64_t cols, absl::Span<const float> importance,
+  // The bytes depend on the input alone, not on the team's size or the machine's SIMD target.
+  // INVALID_ARGUMENT for NaN or infinite weights (row and column are named) and for sizes that do
+  // not fit.
+  virtual absl::StatusOr<EncodedMatrix> Encode(const EncodeInput& input,
                                                ThreadTeam& team) const = 0;
 };
 

@@ -1,7 +1,6 @@
 #include "core/codec/icquant.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -11,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status.h"
 #include "core/codec/code_packing.h"
+#include "core/codec/encode_input.h"
 #include "core/codec/gap_code.h"
 #include "core/codec/icquant_levels.h"
 #include "core/codec/icquant_matrix.h"
@@ -20,8 +20,6 @@
 namespace quantloom {
 namespace {
 
-// Levels, scales and their products stay finite below this.
-constexpr float kMaxWeight = 0x1p126f;
 // A column that calibration never saw keeps this share of the mean importance, so that its weights
 // still get their nearest level and every centroid is defined.
 constexpr double kLeastImportance = 1e-6;
@@ -45,46 +43,6 @@ struct Source {
 // Row `i` of `count` evenly spaced ones.
 uint64_t SampleRow(uint64_t i, uint64_t count, uint64_t rows) { return i * rows / count; }
 
-// Row of the first weight that is not finite or too large, or `rows`; *largest is the largest |w|.
-uint64_t FirstBadRow(absl::Span<const float> weights, uint64_t rows, uint64_t cols,
-                     ThreadTeam& team, float* largest) {
-  std::atomic<uint64_t> bad{rows};
-  std::vector<float> row_largest(rows);
-  team.ParallelFor(rows, 16, [&](size_t begin, size_t end, int) {
-    for (size_t r = begin; r < end; ++r) {
-      float most = 0;
-      bool good = true;
-      for (const float w : weights.subspan(r * cols, cols)) {
-        const float magnitude = std::fabs(w);
-        good &= magnitude <= kMaxWeight;  // false for NaN
-        most = std::max(most, magnitude);
-      }
-      row_largest[r] = most;
-      if (good) continue;
-      uint64_t first = bad.load();
-      while (r < first && !bad.compare_exchange_weak(first, r)) {
-      }
-    }
-  });
-  *largest = *std::max_element(row_largest.begin(), row_largest.end());
-  return bad.load();
-}
-
-absl::Status CheckImportance(absl::Span<const float> importance, uint64_t cols) {
-  if (importance.empty()) return absl::OkStatus();
-  if (importance.size() != cols) {
-    return absl::InvalidArgumentError(absl::StrCat("icquant: importance has ", importance.size(),
-                                                   " entries for ", cols, " columns"));
-  }
-  for (uint64_t c = 0; c < cols; ++c) {
-    if (!(importance[c] >= 0) || !std::isfinite(importance[c])) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("icquant: importance of column ", c, " is ", importance[c]));
-    }
-  }
-  return absl::OkStatus();
-}
-
 std::vector<double> PositiveImportance(absl::Span<const float> importance, uint64_t cols) {
   double sum = 0;
   for (const float value : importance) sum += static_cast<double>(value);
@@ -98,27 +56,13 @@ std::vector<double> PositiveImportance(absl::Span<const float> importance, uint6
   return positive;
 }
 
-absl::StatusOr<Source> CheckedSource(absl::Span<const float> weights, uint64_t rows, uint64_t cols,
-                                     absl::Span<const float> importance, ThreadTeam& team) {
-  if (rows == 0 || cols == 0 || rows > IcquantMatrix::kMaxDimension ||
-      cols > IcquantMatrix::kMaxDimension || weights.size() != rows * cols) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("icquant: ", weights.size(), " weights for shape [", rows, ", ", cols, "]"));
-  }
-  QL_RETURN_IF_ERROR(CheckImportance(importance, cols));
-  Source source{.weights = weights,
-                .rows = rows,
-                .cols = cols,
-                .importance = PositiveImportance(importance, cols),
-                .largest = 0};
-  const uint64_t bad_row = FirstBadRow(weights, rows, cols, team, &source.largest);
-  if (bad_row == rows) return source;
-  const absl::Span<const float> row = source.row(bad_row);
-  uint64_t column = 0;
-  while (std::fabs(row[column]) <= kMaxWeight) ++column;
-  return absl::InvalidArgumentError(
-      absl::StrCat("icquant: weight at row ", bad_row, ", column ", column, " is ", row[column],
-                   std::isfinite(row[column]) ? ", larger than 2^126" : ""));
+absl::StatusOr<Source> CheckedSource(const EncodeInput& input, ThreadTeam& team) {
+  QL_ASSIGN_OR_RETURN(const float largest, CheckEncodeInput("icquant", input, team));
+  return Source{.weights = input.weights,
+                .rows = input.rows,
+                .cols = input.cols,
+                .importance = PositiveImportance(input.importance, input.cols),
+                .largest = largest};
 }
 
 // log2 by repeated squaring: basic arithmetic alone, so that choices are the same everywhere.
@@ -512,12 +456,10 @@ class IcquantCodec final : public Codec {
 
   std::string recipe() const override { return options_.ToRecipe(); }
 
-  absl::StatusOr<EncodedMatrix> Encode(absl::Span<const float> weights, uint64_t rows,
-                                       uint64_t cols, absl::Span<const float> importance,
-                                       ThreadTeam& team) const override {
-    QL_ASSIGN_OR_RETURN(const Source source, CheckedSource(weights, rows, cols, importance, team));
+  absl::StatusOr<EncodedMatrix> Encode(const EncodeInput& input, ThreadTeam& team) const override {
+    QL_ASSIGN_OR_RETURN(const Source source, CheckedSource(input, team));
     IcquantOptions options = options_;
-    if (IcquantRowOutliers(options.outliers, cols) == 0) {
+    if (IcquantRowOutliers(options.outliers, input.cols) == 0) {
       options.outliers = 0;
       options.index_bits = 0;
     }

@@ -109,9 +109,9 @@ absl::StatusOr<std::unique_ptr<IcquantMatrix>> IcquantMatrix::Open(
     return absl::InvalidArgumentError(
         absl::StrCat("icquant: '", options.ToRecipe(), "' leaves choices to the encoder"));
   }
-  if (rows == 0 || cols == 0 || rows > kMaxDimension || cols > kMaxDimension) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("icquant: shape [", rows, ", ", cols, "]: each must be 1 to ", kMaxDimension));
+  if (rows == 0 || cols == 0 || rows > kMaxMatrixDimension || cols > kMaxMatrixDimension) {
+    return absl::InvalidArgumentError(absl::StrCat("icquant: shape [", rows, ", ", cols,
+                                                   "]: each must be 1 to ", kMaxMatrixDimension));
   }
   if (options.outliers > 0 && IcquantRowOutliers(options.outliers, cols) == 0) {
     return absl::InvalidArgumentError(

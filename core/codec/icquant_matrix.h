@@ -67,8 +67,6 @@ uint64_t IcquantRowOutliers(double gamma, uint64_t cols);
 
 class IcquantMatrix final : public PackedMatrix {
  public:
-  // Larger shapes are refused, so that no plane's size overflows.
-  static constexpr uint64_t kMaxDimension = (uint64_t{1} << 31) - 1;
   // Rows that share one entry of plane index_base.
   static constexpr uint64_t kBaseRows = 64;
   // Planes' sizes are multiples of this.

@@ -228,8 +228,10 @@ class QuantizeRun {
     const absl::Span<const float> importance =
         found == statistics.importance.end() ? absl::Span<const float>() : found->second;
     const uint64_t rows = tensor.spec.shape[0], cols = tensor.spec.shape[1];
-    QL_ASSIGN_OR_RETURN(const EncodedMatrix encoded,
-                        tensor.codec->Encode(values, rows, cols, importance, team_));
+    QL_ASSIGN_OR_RETURN(
+        const EncodedMatrix encoded,
+        tensor.codec->Encode(
+            {.weights = values, .rows = rows, .cols = cols, .importance = importance}, team_));
     return writer_->AddEncoded(tensor.spec.name, rows, cols, encoded);
   }
 

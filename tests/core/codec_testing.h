@@ -54,7 +54,8 @@ inline Stored EncodeAndOpen(absl::string_view recipe, absl::Span<const float> we
   auto codec = CreateCodec(recipe);
   EXPECT_TRUE(codec.ok()) << codec.status();
   if (!codec.ok()) std::abort();
-  auto encoded = (*codec)->Encode(weights, rows, cols, importance, team);
+  auto encoded = (*codec)->Encode(
+      {.weights = weights, .rows = rows, .cols = cols, .importance = importance}, team);
   EXPECT_TRUE(encoded.ok()) << encoded.status();
   if (!encoded.ok()) std::abort();
   stored.encoded = *std::move(encoded);

@@ -696,7 +696,9 @@ TEST(IcquantTest, Rows_MixedScalesInOneMatrix) {
 absl::Status EncodeStatus(absl::string_view recipe, absl::Span<const float> weights, uint64_t rows,
                           uint64_t cols, absl::Span<const float> importance = {}) {
   ThreadTeam team(2);
-  return (*CreateCodec(recipe))->Encode(weights, rows, cols, importance, team).status();
+  return (*CreateCodec(recipe))
+      ->Encode({.weights = weights, .rows = rows, .cols = cols, .importance = importance}, team)
+      .status();
 }
 
 TEST(IcquantTest, Encode_RejectsWeightsThatAreNotFiniteByRowAndColumn) {

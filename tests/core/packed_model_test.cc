@@ -86,8 +86,12 @@ TEST_F(PackedModelTest, ReadsBackWhatWasAdded) {
     for (const TensorSpec& spec : ModelTensors(config_)) {
       const std::vector<float>& values = tensors.at(spec.name);
       if (spec.role == TensorSpec::Role::kLinear) {
-        const auto encoded = codec->Encode(values, spec.shape[0], spec.shape[1],
-                                           TinyImportance(spec.shape[1]), team);
+        const std::vector<float> importance = TinyImportance(spec.shape[1]);
+        const auto encoded = codec->Encode({.weights = values,
+                                            .rows = spec.shape[0],
+                                            .cols = spec.shape[1],
+                                            .importance = importance},
+                                           team);
         std::vector<PlaneView> planes;
         for (const Plane& plane : encoded->planes) planes.push_back(plane.view());
         const auto direct =

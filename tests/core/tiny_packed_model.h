@@ -30,8 +30,10 @@ inline absl::Status AddTinyTensor(PackedModelWriter& writer, const TensorSpec& s
   const bool embedding = spec.role == TensorSpec::Role::kEmbedding;
   auto codec = CreateCodec(embedding ? "icquant:bits=8,inner=rtn,outliers=0" : kTinyRecipe);
   if (!codec.ok()) return codec.status();
-  auto encoded =
-      (*codec)->Encode(values, spec.shape[0], spec.shape[1], TinyImportance(spec.shape[1]), team);
+  const std::vector<float> importance = TinyImportance(spec.shape[1]);
+  auto encoded = (*codec)->Encode(
+      {.weights = values, .rows = spec.shape[0], .cols = spec.shape[1], .importance = importance},
+      team);
   if (!encoded.ok()) return encoded.status();
   return writer.AddEncoded(spec.name, spec.shape[0], spec.shape[1], *encoded);
 }

@@ -23,7 +23,8 @@ EncodedMatrix Encode(absl::string_view recipe) {
     w = static_cast<float>(static_cast<int32_t>(state)) * 0x1p-31f;
   }
   ThreadTeam team(1);
-  auto encoded = (*CreateCodec(recipe))->Encode(weights, kRows, kCols, {}, team);
+  auto encoded =
+      (*CreateCodec(recipe))->Encode({.weights = weights, .rows = kRows, .cols = kCols}, team);
   if (!encoded.ok()) std::abort();
   return *std::move(encoded);
 }

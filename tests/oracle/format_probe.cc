@@ -129,8 +129,9 @@ absl::Status PackTensor(const SourceModel& source, const TensorSpec& spec,
     return writer.AddRaw(spec.name, spec.shape, DType::kBF16, values);
   }
   QL_ASSIGN_OR_RETURN(const auto codec, CreateCodec(recipe));
-  QL_ASSIGN_OR_RETURN(const EncodedMatrix encoded,
-                      codec->Encode(values, spec.shape[0], spec.shape[1], {}, team));
+  QL_ASSIGN_OR_RETURN(
+      const EncodedMatrix encoded,
+      codec->Encode({.weights = values, .rows = spec.shape[0], .cols = spec.shape[1]}, team));
   return writer.AddEncoded(spec.name, spec.shape[0], spec.shape[1], encoded);
 }
 

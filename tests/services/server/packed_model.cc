@@ -26,7 +26,8 @@ absl::Status AddTensor(const SourceModel& source, const TensorSpec& spec, const 
   auto codec = CreateCodec(spec.role == TensorSpec::Role::kLinear ? recipe : kTableRecipe);
   if (!codec.ok()) return codec.status();
   ThreadTeam team(1);
-  auto encoded = (*codec)->Encode(*values, spec.shape[0], spec.shape[1], {}, team);
+  auto encoded =
+      (*codec)->Encode({.weights = *values, .rows = spec.shape[0], .cols = spec.shape[1]}, team);
   if (!encoded.ok()) return encoded.status();
   return writer.AddEncoded(spec.name, spec.shape[0], spec.shape[1], *encoded);
 }
