@@ -13,11 +13,11 @@
 #define QUANTLOOM_KERNELS_CPU_LANES_INL_H_
 #endif
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
 #include "core/base/float16.h"
+#include "core/base/fma-inl.h"
 #include "hwy/highway.h"
 
 // Highway 1.0 enables AVX-VNNI (its VEX forms) but not AVX512_VNNI for AVX3_DL, though that is what
@@ -31,14 +31,6 @@
 #define QUANTLOOM_BEFORE_NAMESPACE() HWY_BEFORE_NAMESPACE()
 #endif
 
-// Where Highway emulates vectors its multiply-add rounds twice, which would change bits.
-#undef QUANTLOOM_EMULATED
-#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
-#define QUANTLOOM_EMULATED 1
-#else
-#define QUANTLOOM_EMULATED 0
-#endif
-
 HWY_BEFORE_NAMESPACE();
 namespace quantloom::cpu {
 namespace HWY_NAMESPACE {
@@ -50,21 +42,7 @@ constexpr size_t kLanes = 16;
 constexpr size_t kVecLanes = hn::MaxLanes(LaneTag());
 constexpr size_t kVecs = kLanes / kVecLanes;  // hardware vectors that make the 16 lanes
 
-// a * b + c, rounded once.
-template <class V>
-HWY_INLINE V Fma(V a, V b, V c) {
-#if QUANTLOOM_EMULATED
-  using D = hn::DFromV<V>;
-  HWY_ALIGN float x[hn::MaxLanes(D())], y[hn::MaxLanes(D())], z[hn::MaxLanes(D())];
-  hn::Store(a, D(), x);
-  hn::Store(b, D(), y);
-  hn::Store(c, D(), z);
-  for (size_t i = 0; i < hn::MaxLanes(D()); ++i) z[i] = std::fma(x[i], y[i], z[i]);
-  return hn::Load(D(), z);
-#else
-  return hn::MulAdd(a, b, c);
-#endif
-}
+using ::quantloom::HWY_NAMESPACE::Fma;
 
 // Sixteen fp32 lanes.
 struct Lanes {
