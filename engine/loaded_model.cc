@@ -9,6 +9,7 @@
 #include "core/base/status.h"
 #include "engine/cpu_backend.h"
 #include "engine/model.h"
+#include "engine/source_weights.h"
 
 namespace quantloom {
 namespace {
@@ -86,36 +87,6 @@ class PackedWeights final : public WeightSource {
   }
 
   const PackedModel& packed_;
-  Backend& backend_;
-};
-
-class SourceWeights final : public WeightSource {
- public:
-  SourceWeights(const SourceModel& source, Backend& backend) : source_(source), backend_(backend) {}
-
-  absl::StatusOr<std::unique_ptr<DeviceMatrix>> Matrix(const std::string& name, uint64_t rows,
-                                                       uint64_t cols) override {
-    QL_ASSIGN_OR_RETURN(std::vector<float> values, Read(name, rows * cols));
-    const auto* bytes = reinterpret_cast<const uint8_t*>(values.data());
-    auto matrix =
-        backend_.MatrixFromDense(rows, cols, DType::kF32, {bytes, values.size() * sizeof(float)});
-    if (!matrix.ok()) return Annotate(matrix.status(), absl::StrCat("tensor '", name, "'"));
-    return matrix;
-  }
-  absl::StatusOr<std::unique_ptr<DeviceVector>> Vector(const std::string& name,
-                                                       uint64_t size) override {
-    QL_ASSIGN_OR_RETURN(std::vector<float> values, Read(name, size));
-    return backend_.Vector(values);
-  }
-
- private:
-  absl::StatusOr<std::vector<float>> Read(const std::string& name, uint64_t size) {
-    QL_ASSIGN_OR_RETURN(std::vector<float> values, source_.ReadFloats(name));
-    QL_RETURN_IF_ERROR(CheckShape(name, {values.size()}, {size}));
-    return values;
-  }
-
-  const SourceModel& source_;
   Backend& backend_;
 };
 

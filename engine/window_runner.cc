@@ -34,8 +34,7 @@ absl::StatusOr<std::unique_ptr<WindowRunner>> WindowRunner::Create(const Model& 
   return std::unique_ptr<WindowRunner>(new WindowRunner(model, std::move(kv), window_tokens));
 }
 
-absl::Status WindowRunner::Forward(absl::Span<const int32_t> tokens,
-                                   std::optional<ActivationObserver> observer) {
+absl::Status WindowRunner::Forward(absl::Span<const int32_t> tokens) {
   if (tokens.empty() || tokens.size() > window_tokens_) {
     return absl::InvalidArgumentError(
         absl::StrCat("window of ", tokens.size(), " tokens, expected 1 to ", window_tokens_));
@@ -46,7 +45,7 @@ absl::Status WindowRunner::Forward(absl::Span<const int32_t> tokens,
   }
   RaggedBatch batch;
   batch.Add(tokens, 0, blocks_);
-  model_.Forward(batch, kv_->storage(), *workspace_, observer);
+  model_.Forward(batch, kv_->storage(), *workspace_);
   return absl::OkStatus();
 }
 

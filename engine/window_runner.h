@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
@@ -27,10 +26,9 @@ class WindowRunner {
                                                               size_t window_tokens,
                                                               KvElement element);
 
-  // The forward pass over a window, as one batch; `observer` sees it. INVALID_ARGUMENT for a window
-  // that is empty or too long, or a token outside the vocabulary.
-  absl::Status Forward(absl::Span<const int32_t> tokens,
-                       std::optional<ActivationObserver> observer = std::nullopt);
+  // The forward pass over a window, as one batch. INVALID_ARGUMENT for a window that is empty or
+  // too long, or a token outside the vocabulary.
+  absl::Status Forward(absl::Span<const int32_t> tokens);
   // Logits of positions [begin, end) of the last window, in pieces so that memory stays small.
   void VisitLogits(size_t begin, size_t end, LogitsVisitor visit);
 

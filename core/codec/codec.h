@@ -127,6 +127,9 @@ class PackedMatrix {
   uint64_t cols_;
 };
 
+// The values of the whole matrix, row-major [rows, cols].
+std::vector<float> Dequantize(const PackedMatrix& matrix, ThreadTeam& team);
+
 // A recipe bound to its codec: every option checked.
 class Codec {
  public:

@@ -46,6 +46,11 @@ class PackedModelWriter {
   // The record of a tensor that is already durable in the staging directory, if there is one.
   virtual const PackedTensorInfo* FindTensor(absl::string_view name) const = 0;
 
+  // The matrix of a tensor that was added encoded; views what is stored, which this object owns.
+  // NOT_FOUND, or INVALID_ARGUMENT for a raw tensor.
+  virtual absl::StatusOr<std::unique_ptr<PackedMatrix>> OpenMatrix(
+      absl::string_view name) const = 0;
+
   // The manifest of a directory that an earlier run finished, every byte of it verified; null while
   // there is work to do.
   virtual const PackedManifest* finished() const = 0;

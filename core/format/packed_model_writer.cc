@@ -169,6 +169,24 @@ class StagingWriter final : public PackedModelWriter {
     return it == tensors_.end() ? nullptr : &it->second.info;
   }
 
+  absl::StatusOr<std::unique_ptr<PackedMatrix>> OpenMatrix(absl::string_view name) const override {
+    if (finished_ != nullptr) return finished_->OpenMatrix(name);
+    const auto it = tensors_.find(std::string(name));
+    if (it == tensors_.end()) {
+      return absl::NotFoundError(absl::StrCat("tensor '", name, "' was not added"));
+    }
+    const auto& [info, file] = it->second;
+    if (info.recipe == kRawRecipe) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor '", name, "' is stored as it is"));
+    }
+    std::vector<PlaneView> planes;
+    for (const PackedPlaneInfo& plane : info.planes) {
+      const SafetensorsTensor* stored = file.Find(StoredPlaneName(info.name, plane.name));
+      planes.push_back({plane.name, plane.dtype, plane.shape, stored->bytes});
+    }
+    return quantloom::OpenMatrix(info.recipe, info.shape[0], info.shape[1], planes);
+  }
+
   const PackedManifest* finished() const override {
     return finished_ == nullptr ? nullptr : &finished_->manifest();
   }
@@ -237,7 +255,7 @@ class StagingWriter final : public PackedModelWriter {
 
   absl::Status StageEncoded(PackedTensorInfo info, absl::Span<const PlaneView> planes) {
     QL_ASSIGN_OR_RETURN(const std::unique_ptr<PackedMatrix> matrix,
-                        OpenMatrix(info.recipe, info.shape[0], info.shape[1], planes));
+                        quantloom::OpenMatrix(info.recipe, info.shape[0], info.shape[1], planes));
     for (const PlaneView& plane : planes) info.planes.push_back(DescribePlane(plane));
     CountBits(info, matrix->bits());
     if (std::abs(info.bits.total() - info.bits_per_weight) > 1e-6) {

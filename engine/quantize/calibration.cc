@@ -10,7 +10,6 @@
 #include "engine/model.h"
 #include "engine/random.h"
 #include "engine/sampler.h"
-#include "engine/window_runner.h"
 
 namespace quantloom {
 namespace {
@@ -18,48 +17,6 @@ namespace {
 // Sequences sampled side by side: enough rows for one pass over the weights to be worth its
 // bandwidth, few enough that each sequence gets some context.
 constexpr uint32_t kSampledSequences = 32;
-
-// Sums of squares per column, token by token in ascending order.
-class ImportanceAccumulator {
- public:
-  void Add(absl::Span<const std::string> linears, absl::Span<const float> inputs, size_t rows,
-           size_t cols) {
-    std::vector<double>& sums = sums_[linears[0]];
-    sums.resize(cols);
-    for (size_t row = 0; row < rows; ++row) {
-      const float* x = inputs.data() + row * cols;
-      for (size_t c = 0; c < cols; ++c) sums[c] += static_cast<double>(x[c]) * x[c];
-    }
-    if (sharing_.count(linears[0]) == 0) {
-      sharing_[linears[0]].assign(linears.begin(), linears.end());
-    }
-  }
-
-  void AddTokens(absl::Span<const int32_t> tokens) {
-    tokens_ += tokens.size();
-    digest_.Update({reinterpret_cast<const uint8_t*>(tokens.data()), tokens.size() * 4});
-  }
-
-  CalibrationStatistics Finish() {
-    CalibrationStatistics statistics;
-    for (const auto& [first, sums] : sums_) {
-      std::vector<float> means(sums.size());
-      for (size_t c = 0; c < sums.size(); ++c) {
-        means[c] = static_cast<float>(sums[c] / static_cast<double>(tokens_));
-      }
-      for (const std::string& name : sharing_[first]) statistics.importance[name] = means;
-    }
-    statistics.tokens = tokens_;
-    statistics.tokens_sha256 = digest_.Finish();
-    return statistics;
-  }
-
- private:
-  std::map<std::string, std::vector<double>> sums_;  // by the first of those that share
-  std::map<std::string, std::vector<std::string>> sharing_;
-  uint64_t tokens_ = 0;
-  Sha256 digest_;
-};
 
 // The first tokens of sampled sequence `index`: BOS where there is one, then one drawn from the
 // vocabulary, so that sequences differ from their start.
@@ -79,30 +36,32 @@ std::vector<int32_t> SequenceStart(const LoadedModel& model, uint64_t seed, uint
 
 }  // namespace
 
-absl::StatusOr<CalibrationStatistics> CalibrateOnTokens(const LoadedModel& model,
-                                                        absl::Span<const int32_t> tokens,
-                                                        size_t window_tokens,
-                                                        const CalibrationProgress& progress) {
-  window_tokens = std::min<size_t>(window_tokens, model.config().max_position);
-  QL_ASSIGN_OR_RETURN(
-      std::unique_ptr<WindowRunner> runner,
-      WindowRunner::Create(model.model(), std::min(window_tokens, tokens.size()), KvElement::kF32));
-  ImportanceAccumulator accumulator;
-  for (size_t begin = 0; begin < tokens.size(); begin += window_tokens) {
-    QL_RETURN_IF_ERROR(progress(static_cast<double>(begin) / static_cast<double>(tokens.size())));
-    const absl::Span<const int32_t> window = tokens.subspan(begin, window_tokens);
-    accumulator.AddTokens(window);
-    QL_RETURN_IF_ERROR(runner->Forward(
-        window, [&](absl::Span<const std::string> linears, absl::Span<const float> inputs,
-                    size_t rows, size_t cols) { accumulator.Add(linears, inputs, rows, cols); }));
-  }
-  QL_RETURN_IF_ERROR(progress(1.0));
-  return accumulator.Finish();
+uint64_t CalibrationText::tokens() const {
+  uint64_t count = 0;
+  for (const std::vector<int32_t>& window : windows) count += window.size();
+  return count;
 }
 
-absl::StatusOr<CalibrationStatistics> CalibrateOnSamples(const LoadedModel& model, uint32_t tokens,
-                                                         uint64_t seed,
-                                                         const CalibrationProgress& progress) {
+std::string CalibrationText::Digest() const {
+  Sha256 digest;
+  for (const std::vector<int32_t>& window : windows) {
+    digest.Update({reinterpret_cast<const uint8_t*>(window.data()), window.size() * 4});
+  }
+  return digest.Finish();
+}
+
+CalibrationText CutIntoWindows(absl::Span<const int32_t> tokens, size_t window_tokens) {
+  CalibrationText text;
+  for (size_t begin = 0; begin < tokens.size(); begin += window_tokens) {
+    const absl::Span<const int32_t> window = tokens.subspan(begin, window_tokens);
+    text.windows.emplace_back(window.begin(), window.end());
+  }
+  return text;
+}
+
+absl::StatusOr<CalibrationText> SampleCalibrationText(
+    const LoadedModel& model, uint32_t tokens, uint64_t seed,
+    const std::function<absl::Status(double fraction)>& progress) {
   struct Sequence {
     std::vector<int32_t> next;  // tokens of the next step
     BlockTable blocks;
@@ -126,7 +85,8 @@ absl::StatusOr<CalibrationStatistics> CalibrateOnSamples(const LoadedModel& mode
     running[i].sampler = std::make_unique<Sampler>(params, running[i].next);
   }
 
-  ImportanceAccumulator accumulator;
+  CalibrationText text;
+  text.windows.resize(sequences);
   RaggedBatch batch;
   std::vector<uint32_t> last_rows(sequences);
   for (uint32_t position = 0; position < length;) {
@@ -138,13 +98,10 @@ absl::StatusOr<CalibrationStatistics> CalibrateOnSamples(const LoadedModel& mode
         return absl::InternalError("calibration: KV cache too small for the sampled sequences");
       }
       batch.Add(running[i].next, position, running[i].blocks);
-      accumulator.AddTokens(running[i].next);
+      text.windows[i].insert(text.windows[i].end(), running[i].next.begin(), running[i].next.end());
       last_rows[i] = static_cast<uint32_t>(batch.size()) - 1;
     }
-    model.model().Forward(
-        batch, kv->storage(), *workspace,
-        [&](absl::Span<const std::string> linears, absl::Span<const float> inputs, size_t rows,
-            size_t cols) { accumulator.Add(linears, inputs, rows, cols); });
+    model.model().Forward(batch, kv->storage(), *workspace);
     position += step;
     const absl::Span<const float> logits = model.model().Logits(last_rows, *workspace);
     const size_t vocabulary = model.config().vocab_size;
@@ -153,7 +110,7 @@ absl::StatusOr<CalibrationStatistics> CalibrateOnSamples(const LoadedModel& mode
     }
   }
   QL_RETURN_IF_ERROR(progress(1.0));
-  return accumulator.Finish();
+  return text;
 }
 
 }  // namespace quantloom

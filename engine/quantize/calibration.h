@@ -1,10 +1,8 @@
-// Column importances of linear layers: the mean square of each input feature over calibration
-// tokens, the diagonal of the layer's Hessian H = E[x x^T] (ICQuant, arXiv 2505.00850, section 3).
+// The text that a model is calibrated on, as token windows: each is run from an empty context.
 #pragma once
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -14,29 +12,23 @@
 
 namespace quantloom {
 
-struct CalibrationStatistics {
-  // Tensor name of a linear layer or of the output head -> E[x_c^2] per input column.
-  std::map<std::string, std::vector<float>> importance;
-  uint64_t tokens = 0;
-  // SHA-256 over the token ids (little-endian int32) in the order they were seen.
-  std::string tokens_sha256;
+struct CalibrationText {
+  std::vector<std::vector<int32_t>> windows;  // none is empty
+
+  uint64_t tokens() const;
+  // SHA-256 over the token ids (little-endian int32), window by window.
+  std::string Digest() const;
 };
 
-// Called between pieces of work with the share done, 0..1; a non-OK status ends the calibration.
-using CalibrationProgress = std::function<absl::Status(double fraction)>;
-
-// Runs the model over `tokens` in windows of `window_tokens` from an empty context each. The result
-// depends on model and tokens alone (fixed order of additions, in double).
-absl::StatusOr<CalibrationStatistics> CalibrateOnTokens(const LoadedModel& model,
-                                                        absl::Span<const int32_t> tokens,
-                                                        size_t window_tokens,
-                                                        const CalibrationProgress& progress);
+// Cuts `tokens` into windows of `window_tokens`; the last may be shorter.
+CalibrationText CutIntoWindows(absl::Span<const int32_t> tokens, size_t window_tokens);
 
 // Lets the model write its own calibration text: sequences that begin with a random token (after
 // BOS where the model has one) and are continued by sampling at temperature 1, about `tokens`
-// tokens in all. Deterministic in (model, tokens, seed).
-absl::StatusOr<CalibrationStatistics> CalibrateOnSamples(const LoadedModel& model, uint32_t tokens,
-                                                         uint64_t seed,
-                                                         const CalibrationProgress& progress);
+// tokens in all, a window each. Deterministic in (model, tokens, seed). `progress` is called
+// between steps with the share done, 0..1; a non-OK status ends the sampling.
+absl::StatusOr<CalibrationText> SampleCalibrationText(
+    const LoadedModel& model, uint32_t tokens, uint64_t seed,
+    const std::function<absl::Status(double fraction)>& progress);
 
 }  // namespace quantloom

@@ -1,7 +1,6 @@
 #include "engine/quantize/quantize_model.h"
 
 #include <algorithm>
-#include <map>
 #include <memory>
 #include <utility>
 
@@ -10,11 +9,14 @@
 #include "core/base/sha256.h"
 #include "core/base/status.h"
 #include "core/format/source_model.h"
+#include "engine/cpu_backend.h"
 #include "engine/loaded_model.h"
 #include "engine/quantize/calibration.h"
 #include "engine/quantize/evaluation.h"
+#include "engine/quantize/layerwise.h"
 #include "engine/quantize/quality_report.h"
 #include "engine/quantize/tensor_plan.h"
+#include "engine/source_weights.h"
 
 namespace quantloom {
 namespace {
@@ -115,15 +117,15 @@ class QuantizeRun {
       progress_.bits_per_weight = finished->linear_bits_per_weight;
       return Finish(finished->calibration_sha256);
     }
-    CalibrationStatistics statistics;
+    CalibrationText text;
     if (options_.calibration_tokens > 0) {
       QL_RETURN_IF_ERROR(Enter(Phase::kCalibrating));
-      QL_ASSIGN_OR_RETURN(statistics, Calibrate());
+      QL_ASSIGN_OR_RETURN(text, MakeCalibrationText());
     }
     QL_RETURN_IF_ERROR(Enter(Phase::kEncoding));
-    QL_RETURN_IF_ERROR(Encode(statistics));
+    QL_RETURN_IF_ERROR(Encode(text));
     QL_RETURN_IF_ERROR(Enter(Phase::kWriting));
-    return Finish(statistics.tokens_sha256);
+    return Finish(text.windows.empty() ? "" : text.Digest());
   }
 
   absl::StatusOr<PackedManifest> Finish(const std::string& calibration_sha256) {
@@ -165,68 +167,114 @@ class QuantizeRun {
     return asked == 0 ? all : std::min(all, asked);
   }
 
-  absl::StatusOr<CalibrationStatistics> Calibrate() {
-    const auto step = [this](double fraction) { return Step(fraction); };
-    absl::StatusOr<CalibrationStatistics> statistics;
+  absl::StatusOr<CalibrationText> MakeCalibrationText() {
     if (options_.calibration_text.empty()) {
-      statistics =
-          CalibrateOnSamples(*source_in_memory_, options_.calibration_tokens, options_.seed, step);
-    } else {
-      std::vector<int32_t> tokens =
-          source_in_memory_->EncodePrompt(options_.calibration_text, /*parse_special=*/false);
-      if (tokens.size() < 2) {
-        return absl::InvalidArgumentError("calibration: the text is too short");
-      }
-      tokens.resize(std::min<size_t>(tokens.size(), options_.calibration_tokens));
-      statistics = CalibrateOnTokens(*source_in_memory_, tokens, kCalibrationWindow, step);
+      return SampleCalibrationText(*source_in_memory_, options_.calibration_tokens, options_.seed,
+                                   [this](double fraction) { return Step(fraction); });
     }
-    if (statistics.ok()) {
-      token_time_ = (absl::Now() - phase_start_) / static_cast<double>(statistics->tokens);
+    std::vector<int32_t> tokens =
+        source_in_memory_->EncodePrompt(options_.calibration_text, /*parse_special=*/false);
+    if (tokens.size() < 2) {
+      return absl::InvalidArgumentError("calibration: the text is too short");
     }
-    return statistics;
+    tokens.resize(std::min<size_t>(tokens.size(), options_.calibration_tokens));
+    return CutIntoWindows(tokens,
+                          std::min<size_t>(kCalibrationWindow, source_->config().max_position));
   }
 
-  absl::Status Encode(const CalibrationStatistics& statistics) {
-    uint64_t encoded_here = 0, linear_weights = 0;
-    double linear_bits = 0;
+  // Encodes what calibration says nothing of, then the layers in forward order as calibration text
+  // passes through them.
+  absl::Status Encode(const CalibrationText& text) {
+    const std::string head =
+        source_->config().tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
     for (const PlannedTensor& tensor : plan_) {
-      const std::string& name = tensor.spec.name;
-      progress_.tensor_seconds = 0;
-      if (writer_->FindTensor(name) == nullptr) {
-        const absl::Time begin = absl::Now();
-        QL_RETURN_IF_ERROR(
-            Annotate(EncodeTensor(tensor, statistics), absl::StrCat("tensor '", name, "'")));
-        if (tensor.codec) encoded_here += tensor.weights();
-        progress_.tensor_seconds = absl::ToDoubleSeconds(absl::Now() - begin);
+      const bool has_inputs =
+          tensor.spec.role == TensorSpec::Role::kLinear || tensor.spec.name == head;
+      if (!text.windows.empty() && has_inputs) continue;
+      QL_RETURN_IF_ERROR(EnsureEncoded(tensor, nullptr));
+    }
+    if (text.windows.empty()) return absl::OkStatus();
+    QL_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, CreateCpuBackend(team_));
+    SourceWeights weights(*source_, *backend);
+    return RunLayerwise(
+        source_->config(), weights, *backend, text,
+        [&](absl::Span<LinearWeight* const> group, Hessian hessian) {
+          return EncodeGroup(group, std::move(hessian), weights, *backend);
+        },
+        [this] { return Step(progress_.phase_fraction); }, team_);
+  }
+
+  absl::Status EncodeGroup(absl::Span<LinearWeight* const> group, Hessian hessian,
+                           SourceWeights& weights, Backend& backend) {
+    for (LinearWeight* linear : group) {
+      const PlannedTensor& tensor = *FindPlanned(linear->name);
+      QL_RETURN_IF_ERROR(EnsureEncoded(tensor, &hessian));
+      if (tensor.spec.role != TensorSpec::Role::kLinear) continue;
+      if (!tensor.codec) {
+        QL_ASSIGN_OR_RETURN(linear->matrix,
+                            weights.Matrix(linear->name, linear->rows, linear->cols));
+        continue;
       }
-      const PackedTensorInfo& info = *writer_->FindTensor(name);
-      if (tensor.spec.role == TensorSpec::Role::kLinear) {
-        linear_weights += tensor.weights();
-        linear_bits += info.bits_per_weight * static_cast<double>(tensor.weights());
-        progress_.bits_per_weight = linear_bits / static_cast<double>(linear_weights);
-      }
-      ++progress_.tensors_done;
-      if (tensor.codec) progress_.weights_done += tensor.weights();
-      progress_.tensor = name;
-      progress_.codec = tensor.codec ? info.recipe.substr(0, info.recipe.find(':')) : "";
-      progress_.relative_error = info.relative_error;
-      const double seconds = absl::ToDoubleSeconds(absl::Now() - phase_start_);
-      progress_.weights_per_second = static_cast<double>(encoded_here) / std::max(seconds, 1e-9);
-      QL_RETURN_IF_ERROR(Step(static_cast<double>(progress_.weights_done) /
-                              static_cast<double>(std::max<uint64_t>(progress_.weights_total, 1))));
+      QL_ASSIGN_OR_RETURN(const auto packed, writer_->OpenMatrix(linear->name));
+      const std::vector<float> values = Dequantize(*packed, team_);
+      const auto* bytes = reinterpret_cast<const uint8_t*>(values.data());
+      QL_ASSIGN_OR_RETURN(linear->matrix,
+                          backend.MatrixFromDense(linear->rows, linear->cols, DType::kF32,
+                                                  {bytes, values.size() * sizeof(float)}));
     }
     return absl::OkStatus();
   }
 
-  absl::Status EncodeTensor(const PlannedTensor& tensor, const CalibrationStatistics& statistics) {
+  const PlannedTensor* FindPlanned(absl::string_view name) const {
+    return &*std::find_if(plan_.begin(), plan_.end(),
+                          [&](const PlannedTensor& tensor) { return tensor.spec.name == name; });
+  }
+
+  // Encodes and stores the tensor unless an earlier run did.
+  absl::Status EnsureEncoded(const PlannedTensor& tensor, const Hessian* hessian) {
+    const std::string& name = tensor.spec.name;
+    progress_.tensor_seconds = 0;
+    if (writer_->FindTensor(name) == nullptr) {
+      const absl::Time begin = absl::Now();
+      QL_RETURN_IF_ERROR(
+          Annotate(EncodeTensor(tensor, hessian), absl::StrCat("tensor '", name, "'")));
+      progress_.tensor_seconds = absl::ToDoubleSeconds(absl::Now() - begin);
+      if (tensor.codec) {
+        encoded_weights_ += tensor.weights();
+        encoding_seconds_ += progress_.tensor_seconds;
+      }
+    }
+    const PackedTensorInfo& info = *writer_->FindTensor(name);
+    if (tensor.spec.role == TensorSpec::Role::kLinear) {
+      linear_weights_ += tensor.weights();
+      linear_bits_ += info.bits_per_weight * static_cast<double>(tensor.weights());
+      progress_.bits_per_weight = linear_bits_ / static_cast<double>(linear_weights_);
+    }
+    ++progress_.tensors_done;
+    if (tensor.codec) progress_.weights_done += tensor.weights();
+    progress_.tensor = name;
+    progress_.codec = tensor.codec ? info.recipe.substr(0, info.recipe.find(':')) : "";
+    progress_.relative_error = info.relative_error;
+    progress_.weights_per_second =
+        static_cast<double>(encoded_weights_) / std::max(encoding_seconds_, 1e-9);
+    const double fraction = static_cast<double>(progress_.weights_done) /
+                            static_cast<double>(std::max<uint64_t>(progress_.weights_total, 1));
+    if (options_.calibration_tokens > 0 && fraction > 0) {
+      // What is left of the phase's time passed calibration tokens through that share of the model.
+      token_time_ = (absl::Now() - phase_start_ - absl::Seconds(encoding_seconds_)) /
+                    (fraction * options_.calibration_tokens);
+    }
+    return Step(fraction);
+  }
+
+  absl::Status EncodeTensor(const PlannedTensor& tensor, const Hessian* hessian) {
     QL_ASSIGN_OR_RETURN(const std::vector<float> values, source_->ReadFloats(tensor.spec.name));
     if (!tensor.codec) {
       QL_ASSIGN_OR_RETURN(const DType dtype, source_->StoredType(tensor.spec.name));
       return writer_->AddRaw(tensor.spec.name, tensor.spec.shape, dtype, values);
     }
-    const auto found = statistics.importance.find(tensor.spec.name);
-    const absl::Span<const float> importance =
-        found == statistics.importance.end() ? absl::Span<const float>() : found->second;
+    std::vector<float> importance;
+    if (hessian != nullptr) importance = hessian->MeanSquares();
     const uint64_t rows = tensor.spec.shape[0], cols = tensor.spec.shape[1];
     QL_ASSIGN_OR_RETURN(
         const EncodedMatrix encoded,
@@ -260,10 +308,14 @@ class QuantizeRun {
 
   absl::Time start_;
   absl::Time phase_start_;
-  absl::Duration token_time_;  // of calibration, per token
+  absl::Duration token_time_;  // of a pass through the model
   QuantizeProgress progress_;
   std::shared_ptr<const LoadedModel> source_in_memory_;
   std::unique_ptr<PackedModelWriter> writer_;
+  uint64_t encoded_weights_ = 0;  // by this run
+  double encoding_seconds_ = 0;
+  uint64_t linear_weights_ = 0;
+  double linear_bits_ = 0;
 };
 
 }  // namespace

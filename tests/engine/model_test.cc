@@ -156,65 +156,6 @@ TEST(Model, LogitsAreTheSameBitsInAnyBatchChunkingAndNumberOfThreads) {
   }
 }
 
-TEST(Model, ObserverSeesTheInputOfEveryLinearLayer) {
-  ModelConfig config = TinyConfig();
-  config.tie_word_embeddings = false;
-  ThreadTeam team(2);
-  const auto loaded = Load(config, 3, team);
-  ASSERT_NE(loaded, nullptr);
-  const auto weights = testing::TinyWeights(config, 3);
-  const auto tokens = Tokens(9, config.vocab_size);
-  auto runner = WindowRunner::Create(loaded->model(), tokens.size(), KvElement::kF32).value();
-
-  std::map<std::string, std::vector<float>> inputs;
-  ASSERT_TRUE(
-      runner
-          ->Forward(
-              tokens,
-              [&](absl::Span<const std::string> linears, absl::Span<const float> x, size_t rows,
-                  size_t cols) {
-                EXPECT_EQ(rows, tokens.size());
-                EXPECT_EQ(x.size(), rows * cols);
-                for (const std::string& name : linears) {
-                  EXPECT_TRUE(inputs.emplace(name, std::vector<float>(x.begin(), x.end())).second)
-                      << name;
-                }
-              })
-          .ok());
-
-  for (const TensorSpec& tensor : ModelTensors(config)) {
-    if (tensor.role != TensorSpec::Role::kLinear && tensor.role != TensorSpec::Role::kHead)
-      continue;
-    ASSERT_EQ(inputs.count(tensor.name), 1u) << tensor.name;
-    EXPECT_EQ(inputs[tensor.name].size(), tokens.size() * tensor.shape[1]) << tensor.name;
-  }
-  // What is observed is what is multiplied: the gate and up products of layer 1 give the input of
-  // its down projection, and the head's input gives the logits.
-  const std::string mlp = "model.layers.1.mlp.";
-  const auto product = [&](const std::string& name, size_t row, size_t feature) {
-    const auto& w = weights.at(name);
-    const auto& x = inputs.at(name);
-    const size_t cols = x.size() / tokens.size();
-    double sum = 0;
-    for (size_t c = 0; c < cols; ++c)
-      sum += static_cast<double>(w[feature * cols + c]) * x[row * cols + c];
-    return sum;
-  };
-  const auto& down = inputs.at(mlp + "down_proj.weight");
-  for (size_t row = 0; row < tokens.size(); ++row) {
-    for (size_t i = 0; i < config.intermediate_size; ++i) {
-      const double gate = product(mlp + "gate_proj.weight", row, i);
-      const double expected =
-          gate / (1 + std::exp(-gate)) * product(mlp + "up_proj.weight", row, i);
-      ASSERT_NEAR(down[row * config.intermediate_size + i], expected, 1e-4);
-    }
-  }
-  runner->VisitLogits(0, tokens.size(), [&](size_t position, absl::Span<const float> logits) {
-    for (size_t v = 0; v < logits.size(); v += 17)
-      ASSERT_NEAR(logits[v], product("lm_head.weight", position, v), 1e-4);
-  });
-}
-
 TEST(WindowRunner, RejectsWhatDoesNotFit) {
   ThreadTeam team(1);
   const auto loaded = Load(TinyConfig(), 1, team);

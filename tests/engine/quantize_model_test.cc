@@ -243,52 +243,18 @@ TEST_F(QuantizeModelTest, AnUnsupportedArchitectureIsNamed) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("MambaForCausalLM"));
 }
 
-TEST_F(QuantizeModelTest, ImportanceIsTheMeanSquareOfALayersInputs) {
-  ThreadTeam team(2);
-  const auto model = LoadedModel::LoadSource(options_.source, team).value();
-  std::vector<int32_t> tokens;
-  for (int32_t i = 0; i < 100; ++i) tokens.push_back(1 + i * 7 % 250);
-  const auto statistics =
-      CalibrateOnTokens(*model, tokens, 32, [](double) { return absl::OkStatus(); }).value();
-  EXPECT_EQ(statistics.tokens, tokens.size());
-
-  // The first layer's attention reads RMSNorm(embedding): nothing of the engine is needed to know
-  // it.
-  const ModelConfig config = testing::TinyConfig();
-  const auto weights = testing::TinyWeights(config, 7);
-  const std::vector<float>& table = weights.at("model.embed_tokens.weight");
-  const std::vector<float>& norm = weights.at("model.layers.0.input_layernorm.weight");
-  const size_t width = config.hidden_size;
-  std::vector<double> expected(width);
-  for (int32_t token : tokens) {
-    const float* x = table.data() + static_cast<size_t>(token) * width;
-    double squares = 0;
-    for (size_t c = 0; c < width; ++c) squares += static_cast<double>(x[c]) * x[c];
-    const double scale = 1 / std::sqrt(squares / static_cast<double>(width) + config.rms_norm_eps);
-    for (size_t c = 0; c < width; ++c) {
-      expected[c] += std::pow(x[c] * scale * norm[c], 2) / static_cast<double>(tokens.size());
-    }
-  }
-  for (const char* name : {"q_proj", "k_proj", "v_proj"}) {
-    const auto& actual =
-        statistics.importance.at(absl::StrCat("model.layers.0.self_attn.", name, ".weight"));
-    ASSERT_EQ(actual.size(), width);
-    for (size_t c = 0; c < width; ++c) EXPECT_NEAR(actual[c], expected[c], 1e-5 * expected[c]);
-  }
-  EXPECT_EQ(statistics.importance.size(), config.num_layers * 7 + 1);  // and the head
-}
-
 TEST_F(QuantizeModelTest, SampledCalibrationFollowsTheSeed) {
   ThreadTeam team(2);
   const auto model = LoadedModel::LoadSource(options_.source, team).value();
   const auto sample = [&](uint64_t seed) {
-    return CalibrateOnSamples(*model, 512, seed, [](double) { return absl::OkStatus(); }).value();
+    return SampleCalibrationText(*model, 512, seed, [](double) { return absl::OkStatus(); })
+        .value();
   };
-  const auto first = sample(1), again = sample(1), other = sample(2);
-  EXPECT_EQ(first.tokens, 512u);
-  EXPECT_EQ(first.tokens_sha256, again.tokens_sha256);
-  EXPECT_EQ(first.importance, again.importance);
-  EXPECT_NE(first.tokens_sha256, other.tokens_sha256);
+  const CalibrationText first = sample(1), again = sample(1), other = sample(2);
+  EXPECT_EQ(first.tokens(), 512u);
+  EXPECT_EQ(first.windows, again.windows);
+  EXPECT_EQ(first.Digest(), again.Digest());
+  EXPECT_NE(first.Digest(), other.Digest());
 }
 
 TEST_F(QuantizeModelTest, PerplexityIsThatOfAnIndependentForwardPass) {

@@ -11,8 +11,9 @@ using Vec = std::vector<double>;
 
 class Reference {
  public:
-  Reference(const ModelConfig& config, const std::map<std::string, std::vector<float>>& weights)
-      : config_(config), weights_(weights) {}
+  Reference(const ModelConfig& config, const std::map<std::string, std::vector<float>>& weights,
+            ReferenceInputs* inputs)
+      : config_(config), weights_(weights), inputs_(inputs) {}
 
   std::vector<Vec> Run(const std::vector<int32_t>& tokens) {
     std::vector<Vec> hidden;
@@ -35,6 +36,7 @@ class Reference {
  private:
   Vec Linear(const std::string& name, const Vec& x) const {
     const auto& w = weights_.at(prefix_ + name + ".weight");
+    if (inputs_ != nullptr) (*inputs_)[prefix_ + name + ".weight"].push_back(x);
     Vec y(w.size() / x.size(), 0.0);
     for (size_t r = 0; r < y.size(); ++r)
       for (size_t c = 0; c < x.size(); ++c) y[r] += static_cast<double>(w[r * x.size() + c]) * x[c];
@@ -134,6 +136,7 @@ class Reference {
 
   const ModelConfig& config_;
   const std::map<std::string, std::vector<float>>& weights_;
+  ReferenceInputs* inputs_;
   std::string prefix_;
 };
 
@@ -141,8 +144,8 @@ class Reference {
 
 std::vector<std::vector<double>> ReferenceLogits(
     const ModelConfig& config, const std::map<std::string, std::vector<float>>& weights,
-    const std::vector<int32_t>& tokens) {
-  return Reference(config, weights).Run(tokens);
+    const std::vector<int32_t>& tokens, ReferenceInputs* inputs) {
+  return Reference(config, weights, inputs).Run(tokens);
 }
 
 }  // namespace quantloom::testing
