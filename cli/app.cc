@@ -1,8 +1,11 @@
 #include "cli/app.h"
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
@@ -10,6 +13,7 @@
 #include "cli/rpc_error.h"
 #include "cli/session.h"
 #include "cli/units.h"
+#include "command_line/empty_values.h"
 
 namespace quantloom::cli {
 namespace {
@@ -118,7 +122,9 @@ int Main(int argc, const char* const* argv) {
   AddModelCommands(app, session);
   AddInspectCommand(app, session);
   try {
-    app.parse(argc, argv);
+    std::vector<std::string> arguments = SeparateEmptyValues(app, {argv + 1, argv + argc});
+    std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them last first
+    app.parse(std::move(arguments));
   } catch (const CLI::Success& success) {  // --help, --version
     return app.exit(success);
   } catch (const CLI::ParseError& error) {

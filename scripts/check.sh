@@ -15,13 +15,15 @@ say "Checking formatting"
 clang-format-14 --dry-run --Werror "${sources[@]}"
 
 say "Checking layers"
-# A layer may include itself and what is below it; the client may include the contract alone.
+# A layer may include itself and what is below it; the client may include the contract and what it shares with
+# the services' command lines.
 declare -A allowed=(
   [core]="core"
   [kernels]="core kernels"
   [engine]="core kernels engine"
-  [services]="core kernels engine services google quantloom"
-  [cli]="cli google quantloom"
+  [command_line]="command_line"
+  [services]="command_line core kernels engine services google quantloom"
+  [cli]="cli command_line google quantloom"
 )
 violations=0
 for layer in "${!allowed[@]}"; do

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "command_line/empty_values.h"
 #include "services/common/version.h"
 
 namespace quantloom {
@@ -95,6 +96,7 @@ std::optional<int> Configuration::Parse(int argc, const char* const* argv, std::
     arguments.push_back(absl::StrCat(Flag(option->get_single_name()), "=", value));
   }
   arguments.insert(arguments.end(), flags.begin(), flags.end());
+  arguments = SeparateEmptyValues(app_, arguments);
   std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them last first
   try {
     app_.parse(std::move(arguments));

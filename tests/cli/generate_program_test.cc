@@ -66,6 +66,22 @@ TEST(GenerateProgramTest, Text_AppearsAsItIsGenerated) {
   EXPECT_EQ(program.error(), "");
 }
 
+TEST(GenerateProgramTest, AnEmptyOptionLeavesTheNextArgumentAlone) {
+  v1::GenerateRequest request;
+  const ScriptedServer server(Answer(&request));
+  const Outcome outcome = RunProgram({"generate", "--server", server.address(),
+                                      "--model=", "the sky is", "--stop=", "--max-tokens=7"});
+  EXPECT_EQ(outcome.status, 0) << outcome.error;
+  EXPECT_EQ(request.model(), "");
+  EXPECT_EQ(request.prompt(), "the sky is");
+  EXPECT_THAT(request.stop(), ElementsAre(""));
+  EXPECT_EQ(request.max_tokens(), 7u);
+
+  // After `--` nothing is an option.
+  EXPECT_EQ(RunProgram({"generate", "--server", server.address(), "--", "--model="}).status, 0);
+  EXPECT_EQ(request.prompt(), "--model=");
+}
+
 TEST(GenerateProgramTest, Options_BecomeTheRequest) {
   v1::GenerateRequest request;
   const ScriptedServer server(Answer(&request));

@@ -82,6 +82,23 @@ TEST_F(ConfigurationTest, Parse_TakesASwitchWithAndWithoutValue) {
   EXPECT_EQ(threads_, 3);
 }
 
+TEST_F(ConfigurationTest, Parse_TakesAnEmptyValueFromFlagAndFile) {
+  EXPECT_EQ(Parse({"--model-root=", "--threads=3", "--load-all=", "--load=a"}), std::nullopt)
+      << err_.str();
+  EXPECT_EQ(model_root_, "");
+  EXPECT_EQ(threads_, 3);
+  EXPECT_TRUE(load_all_);
+  EXPECT_THAT(load_, ElementsAre("a"));
+
+  Configuration from_file("quantloom-test", "A test.");
+  std::string root = "/models";
+  from_file.Add("model-root", root, "Models");
+  const std::string file = WriteConfigFile("model-root = \"\"\n");
+  const char* arguments[] = {"quantloom-test", "--config", file.c_str()};
+  EXPECT_EQ(from_file.Parse(3, arguments, out_, err_), std::nullopt) << err_.str();
+  EXPECT_EQ(root, "");
+}
+
 TEST_F(ConfigurationTest, Parse_FlagTurnsOffASwitchOfTheEnvironment) {
   SetVariable("QUANTLOOM_LOAD_ALL", "true");
   EXPECT_EQ(Parse({"--load-all=false"}), std::nullopt);
@@ -159,7 +176,8 @@ TEST_P(BadValueTest, Parse_RefusesAndNamesTheSetting) {
 INSTANTIATE_TEST_SUITE_P(All, BadValueTest,
                          ::testing::Values(BadValue{"--threads", "many"},
                                            BadValue{"--threads", "-1"}, BadValue{"--threads", "65"},
-                                           BadValue{"--threads", "4x"},
+                                           BadValue{"--threads", "4x"}, BadValue{"--threads", ""},
+                                           BadValue{"--grace-period", ""},
                                            BadValue{"--grace-period", "30"},
                                            BadValue{"--grace-period", "-1s"}));
 
