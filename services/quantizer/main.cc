@@ -1,6 +1,5 @@
 // quantloom-quantizer: turns full-precision models into packed ones, as durable jobs over gRPC.
 
-#include <iostream>
 #include <memory>
 #include <string>
 
@@ -8,11 +7,10 @@
 #include "core/base/status.h"
 #include "engine/quantize/quantize_model.h"
 #include "kernels/cpu/linear.h"
-#include "services/common/configuration.h"
 #include "services/common/confined_root.h"
 #include "services/common/grpc_server.h"
-#include "services/common/logging.h"
 #include "services/common/metrics.h"
+#include "services/common/program.h"
 #include "services/common/termination.h"
 #include "services/quantizer/directory_lock.h"
 #include "services/quantizer/event_signal.h"
@@ -70,18 +68,7 @@ absl::Status Serve(const QuantizerOptions& options) {
 }  // namespace quantloom
 
 int main(int argc, char** argv) {
-  using namespace quantloom;
-  BlockTerminationSignals();
-  Configuration configuration(kProgram, "Turns full-precision language models into packed ones.");
-  QuantizerOptions options;
-  options.AddTo(configuration);
-  if (const auto exit_code = configuration.Parse(argc, argv, std::cout, std::cerr)) {
-    return *exit_code;
-  }
-  ConfigureLogging(options.log);
-  LogInfo("starting", {{"program", kProgram}, {"configuration", configuration.ToString()}});
-  const absl::Status status = Serve(options);
-  if (status.ok()) return 0;
-  LogError("cannot serve", {{"error", status.ToString()}});
-  return 1;
+  return quantloom::RunProgram(quantloom::kProgram,
+                               "Turns full-precision language models into packed ones.", argc, argv,
+                               quantloom::Serve);
 }

@@ -1,12 +1,10 @@
 // quantloom-server: serves packed models over gRPC.
 
-#include <iostream>
 #include <memory>
 
 #include "absl/status/status.h"
 #include "core/base/status.h"
-#include "services/common/configuration.h"
-#include "services/common/logging.h"
+#include "services/common/program.h"
 #include "services/common/termination.h"
 #include "services/server/server.h"
 #include "services/server/server_options.h"
@@ -28,19 +26,6 @@ absl::Status Serve(const ServerOptions& options) {
 }  // namespace quantloom
 
 int main(int argc, char** argv) {
-  using namespace quantloom;
-  BlockTerminationSignals();
-  Configuration configuration(kProgram, "Serves packed language models over gRPC.");
-  ServerOptions options;
-  options.AddTo(configuration);
-  if (const auto exit_code = configuration.Parse(argc, argv, std::cout, std::cerr)) {
-    return *exit_code;
-  }
-  ConfigureLogging(options.log);
-  LogInfo("starting", {{"program", kProgram}, {"configuration", configuration.ToString()}});
-  if (const absl::Status status = Serve(options); !status.ok()) {
-    LogError("cannot serve", {{"error", status.ToString()}});
-    return 1;
-  }
-  return 0;
+  return quantloom::RunProgram(quantloom::kProgram, "Serves packed language models over gRPC.",
+                               argc, argv, quantloom::Serve);
 }
