@@ -1,6 +1,5 @@
 #include <atomic>
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -15,6 +14,7 @@
 #include "core/base/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/temporary_directory.h"
 
 namespace quantloom {
 namespace {
@@ -64,7 +64,7 @@ TEST(Sha256, MatchesThePublishedVector) {
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
-class TeamSizes : public testing::TestWithParam<int> {};
+class TeamSizes : public ::testing::TestWithParam<int> {};
 
 TEST_P(TeamSizes, EveryIndexRunsOnceInEveryRegion) {
   ThreadTeam team(GetParam());
@@ -97,16 +97,12 @@ TEST_P(TeamSizes, NestedAndConcurrentRegionsComplete) {
   EXPECT_EQ(total.load(), 1600u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Sizes, TeamSizes, testing::Values(1, 2, 5));
+INSTANTIATE_TEST_SUITE_P(Sizes, TeamSizes, ::testing::Values(1, 2, 5));
 
-class FileTest : public testing::Test {
+class FileTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (std::filesystem::temp_directory_path() / "quantloom-XXXXXX").string();
-    directory_ = mkdtemp(pattern.data());
-  }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
-  std::filesystem::path directory_;
+  testing::TemporaryDirectory temporary_;
+  const std::filesystem::path directory_ = temporary_.path();
 };
 
 TEST_F(FileTest, AtomicWriteReplacesAndLeavesNoTemporary) {
@@ -123,7 +119,7 @@ TEST_F(FileTest, ErrorsNameThePathAndHaveTheirCode) {
   EXPECT_EQ(MappedFile::Open(directory_ / "missing").status().code(), absl::StatusCode::kNotFound);
   const absl::Status directory = MappedFile::Open(directory_).status();
   EXPECT_EQ(directory.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(directory.message()), testing::HasSubstr(directory_.string()));
+  EXPECT_THAT(std::string(directory.message()), ::testing::HasSubstr(directory_.string()));
   EXPECT_EQ(WriteFileAtomically(directory_ / "no" / "file", "x").code(),
             absl::StatusCode::kNotFound);
   ASSERT_TRUE(WriteFileAtomically(directory_ / "big", "12345").ok());

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "core/base/float16.h"
-#include "gguf_builder.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/core/gguf_builder.h"
 
 namespace quantloom {
 namespace {

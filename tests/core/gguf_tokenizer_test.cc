@@ -6,10 +6,10 @@
 
 #include "core/text/byte_level.h"
 #include "core/text/tokenizer.h"
-#include "gguf_builder.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "tests/core/gguf_builder.h"
 
 namespace quantloom {
 namespace {

@@ -19,26 +19,24 @@
 #include "core/format/safetensors.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tiny_packed_model.h"
+#include "tests/core/tiny_packed_model.h"
+#include "tests/temporary_directory.h"
 
 namespace quantloom {
 namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::UnorderedElementsAre;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::UnorderedElementsAre;
 
-class PackedModelTest : public testing::Test {
+class PackedModelTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "quantloom-XXXXXX").string();
-    root_ = mkdtemp(pattern.data());
     model_ = root_ / "model";
     config_ = ModelConfig::FromHfJson(kTinyConfig).value();
   }
-  void TearDown() override { fs::remove_all(root_); }
 
   // Writes the tiny model once; `model_` is then a copy of it.
   void WriteModel() {
@@ -61,7 +59,8 @@ class PackedModelTest : public testing::Test {
     EXPECT_THAT(std::string(status.message()), HasSubstr(message));
   }
 
-  fs::path root_;
+  testing::TemporaryDirectory temporary_;
+  const fs::path root_ = temporary_.path();
   fs::path model_;
   ModelConfig config_;
 };

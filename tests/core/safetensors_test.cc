@@ -11,12 +11,13 @@
 #include "core/format/safetensors_writer.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/temporary_directory.h"
 
 namespace quantloom {
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
 absl::Span<const uint8_t> AsBytes(const std::string& text) {
   return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
@@ -29,17 +30,13 @@ std::string FileBytes(const std::string& header, const std::string& data) {
   return file + header + data;
 }
 
-class SafetensorsTest : public testing::Test {
+class SafetensorsTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (std::filesystem::temp_directory_path() / "quantloom-XXXXXX").string();
-    directory_ = mkdtemp(pattern.data());
-  }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
   void WriteText(const std::string& name, const std::string& text) {
     std::ofstream(directory_ / name, std::ios::binary) << text;
   }
-  std::filesystem::path directory_;
+  testing::TemporaryDirectory temporary_;
+  const std::filesystem::path directory_ = temporary_.path();
 };
 
 TEST_F(SafetensorsTest, ReadsWhatTheWriterWrote) {
@@ -69,7 +66,7 @@ TEST_F(SafetensorsTest, ReadsWhatTheWriterWrote) {
   EXPECT_THAT(FloatsFromBytes(DType::kF16, file->Find("a.last")->bytes).value(),
               ElementsAre(0.5f, -1.0f, 65504.0f));
   EXPECT_EQ(file->Find("other"), nullptr);
-  EXPECT_THAT(file->metadata(), ElementsAre(testing::Pair("format", "pt")));
+  EXPECT_THAT(file->metadata(), ElementsAre(::testing::Pair("format", "pt")));
   EXPECT_EQ((file->tensors()[0].bytes.data() - file->file()->bytes().data()) % 64, 0);
 }
 

@@ -13,24 +13,19 @@
 #include "core/format/gguf_llama.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tiny_gguf.h"
-#include "tiny_model.h"
+#include "tests/core/format_model.h"
+#include "tests/core/tiny_gguf.h"
+#include "tests/temporary_directory.h"
 
 namespace quantloom {
 namespace {
 
 using nlohmann::json;
-using testing::ElementsAre;
-using testing::HasSubstr;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
-class SourceModelTest : public testing::Test {
+class SourceModelTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (std::filesystem::temp_directory_path() / "quantloom-XXXXXX").string();
-    directory_ = mkdtemp(pattern.data());
-  }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
-
   // The failure of opening `path`, whose code must be `code` and whose message must hold `message`.
   void ExpectFailure(const std::filesystem::path& path, absl::StatusCode code,
                      const std::string& message) {
@@ -39,7 +34,8 @@ class SourceModelTest : public testing::Test {
     EXPECT_THAT(std::string(status.message()), HasSubstr(message));
   }
 
-  std::filesystem::path directory_;
+  testing::TemporaryDirectory temporary_;
+  const std::filesystem::path directory_ = temporary_.path();
 };
 
 TEST_F(SourceModelTest, OpensAHuggingFaceDirectory) {

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "core/format/gguf_llama.h"
-#include "gguf_builder.h"
-#include "tiny_model.h"
+#include "tests/core/format_model.h"
+#include "tests/core/gguf_builder.h"
 
 namespace quantloom {
 

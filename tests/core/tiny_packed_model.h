@@ -8,7 +8,7 @@
 
 #include "core/codec/codec.h"
 #include "core/format/packed_model.h"
-#include "tiny_model.h"
+#include "tests/core/format_model.h"
 
 namespace quantloom {
 

@@ -1,6 +1,6 @@
 """Every metric that a dashboard asks for is exported by a service that has quantized and generated something.
 
-    dashboard_test.py BIN_DIRECTORY DASHBOARD...
+    dashboard_test.py BIN_DIRECTORY TINY_MODEL_WRITER DASHBOARD...
 """
 
 import contextlib
@@ -14,8 +14,6 @@ import sys
 import tempfile
 import time
 import urllib.request
-
-import tiny_model
 
 METRIC = re.compile(r"\b(?:quantloom|process)_[a-z0-9_]+")
 
@@ -45,7 +43,7 @@ def exported(url):
 
 
 def main():
-    binaries, dashboards = pathlib.Path(sys.argv[1]), sys.argv[2:]
+    binaries, writer, dashboards = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
     asked = {}
     for path in dashboards:
         dashboard = json.loads(pathlib.Path(path).read_text())
@@ -57,7 +55,7 @@ def main():
 
     with tempfile.TemporaryDirectory() as name:
         directory = pathlib.Path(name)
-        tiny_model.write(directory / "sources" / "tiny")
+        subprocess.run([writer, directory / "sources" / "tiny"], check=True)
         (directory / "models").mkdir()
         with service(binaries / "quantloom-quantizer", directory, f"--source-root={directory / 'sources'}",
                      f"--model-root={directory / 'models'}", f"--state-dir={directory / 'state'}") as quantizer, \

@@ -12,7 +12,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/reference_model.h"
-#include "tests/engine/tiny_model.h"
+#include "tests/tiny_model.h"
 
 namespace quantloom {
 namespace {

@@ -20,8 +20,8 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/engine/reference_model.h"
-#include "tests/engine/tiny_model.h"
 #include "tests/kernels/every_target.h"
+#include "tests/tiny_model.h"
 
 namespace quantloom {
 namespace {

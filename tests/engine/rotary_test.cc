@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "tests/engine/tiny_model.h"
+#include "tests/tiny_model.h"
 
 namespace quantloom {
 namespace {

@@ -16,10 +16,10 @@
 #include "quantloom/v1/quantization.grpc.pb.h"
 #include "services/common/rpc_status.h"
 #include "services/quantizer/job_store.h"
-#include "tests/engine/tiny_model.h"
 #include "tests/services/common/http_get.h"
 #include "tests/services/common/service_process.h"
 #include "tests/temporary_directory.h"
+#include "tests/tiny_model.h"
 
 namespace quantloom {
 namespace {

@@ -11,7 +11,7 @@
 #include "core/format/packed_model.h"
 #include "core/format/safetensors.h"
 #include "core/format/source_model.h"
-#include "tests/engine/tiny_model.h"
+#include "tests/tiny_model.h"
 
 namespace quantloom::testing {
 namespace {

@@ -11,7 +11,7 @@ namespace quantloom::testing {
 inline constexpr uint32_t kTinyContext = 4096;
 inline constexpr int32_t kTinyVocab = 272;
 
-// Quantizes the random model of `seed` (tests/engine/tiny_model.h) into root/name. Linear layers
+// Quantizes the random model of `seed` (tests/tiny_model.h) into root/name. Linear layers
 // have `recipe`.
 void WritePackedModel(const std::filesystem::path& root, const std::string& name, uint64_t seed,
                       const std::string& recipe = "icquant:bits=4");

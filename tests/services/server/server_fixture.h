@@ -14,8 +14,8 @@
 #include "quantloom/v1/generation.grpc.pb.h"
 #include "quantloom/v1/model.grpc.pb.h"
 #include "services/server/server.h"
-#include "tests/engine/tiny_model.h"
 #include "tests/services/server/packed_model.h"
+#include "tests/tiny_model.h"
 
 namespace quantloom::testing {
 

@@ -1,7 +1,7 @@
 // Writes the tests' tiny model to the directory that is named: tiny_model_writer DIRECTORY
 #include <cstdio>
 
-#include "tests/engine/tiny_model.h"
+#include "tests/tiny_model.h"
 
 int main(int argc, char** argv) {
   if (argc != 2) {

@@ -20,6 +20,10 @@ ModelConfig TinyConfig();
 // embedding's and head's are larger, so that the next token is not a coin toss), norms near 1.
 std::map<std::string, std::vector<float>> TinyWeights(const ModelConfig& config, uint64_t seed);
 
+// Writes the model's tensors, in forward order, as F32.
+void WriteTensors(const std::filesystem::path& path, const ModelConfig& config,
+                  const std::map<std::string, std::vector<float>>& values);
+
 // Writes config.json, model.safetensors (F32), tokenizer.json and tokenizer_config.json to
 // `directory`, which is created.
 void WriteTinyModel(const std::filesystem::path& directory, uint64_t seed,

@@ -1,4 +1,4 @@
-#include "tests/engine/tiny_model.h"
+#include "tests/tiny_model.h"
 
 #include <cmath>
 #include <random>
@@ -86,21 +86,6 @@ void Write(const std::filesystem::path& path, const std::string& contents) {
   ASSERT_TRUE(status.ok()) << status;
 }
 
-void WriteTensors(const std::filesystem::path& path, const ModelConfig& config, uint64_t seed) {
-  std::vector<SafetensorsSpec> specs;
-  for (const TensorSpec& tensor : ModelTensors(config))
-    specs.push_back({tensor.name, DType::kF32, tensor.shape});
-  auto writer = SafetensorsWriter::Create(path, specs, {});
-  ASSERT_TRUE(writer.ok()) << writer.status();
-  const auto weights = TinyWeights(config, seed);
-  for (const SafetensorsSpec& spec : specs) {
-    const std::vector<float>& values = weights.at(spec.name);
-    const auto* bytes = reinterpret_cast<const uint8_t*>(values.data());
-    ASSERT_TRUE((*writer)->Append({bytes, values.size() * sizeof(float)}).ok());
-  }
-  ASSERT_TRUE((*writer)->Close().ok());
-}
-
 }  // namespace
 
 ModelConfig TinyConfig() {
@@ -139,11 +124,27 @@ std::map<std::string, std::vector<float>> TinyWeights(const ModelConfig& config,
   return weights;
 }
 
+void WriteTensors(const std::filesystem::path& path, const ModelConfig& config,
+                  const std::map<std::string, std::vector<float>>& values) {
+  std::vector<SafetensorsSpec> specs;
+  for (const TensorSpec& tensor : ModelTensors(config)) {
+    specs.push_back({tensor.name, DType::kF32, tensor.shape});
+  }
+  auto writer = SafetensorsWriter::Create(path, specs, {});
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  for (const SafetensorsSpec& spec : specs) {
+    const std::vector<float>& tensor = values.at(spec.name);
+    const auto* bytes = reinterpret_cast<const uint8_t*>(tensor.data());
+    ASSERT_TRUE((*writer)->Append({bytes, tensor.size() * sizeof(float)}).ok());
+  }
+  ASSERT_TRUE((*writer)->Close().ok());
+}
+
 void WriteTinyModel(const std::filesystem::path& directory, uint64_t seed,
                     const ModelConfig& config) {
   std::filesystem::create_directories(directory);
   Write(directory / "config.json", config.ToHfJson(""));
-  WriteTensors(directory / "model.safetensors", config, seed);
+  WriteTensors(directory / "model.safetensors", config, TinyWeights(config, seed));
   Write(directory / "tokenizer.json", TinyTokenizer(config.vocab_size).dump());
   const json tokenizer_config = {
       {"bos_token", kEndOfText}, {"eos_token", kEndOfText}, {"chat_template", kChatTemplate}};

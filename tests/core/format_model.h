@@ -1,5 +1,5 @@
-// A model small enough to write in a test: its configuration, seeded values for every tensor, and
-// the same model as a Hugging Face directory.
+// The model of the format tests: sizes that are no powers of two, and values that F16 holds exactly
+// and BF16 does not. (tests/tiny_model.h is one that can run.)
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "core/format/model_config.h"
-#include "core/format/safetensors_writer.h"
+#include "tests/tiny_model.h"
 
 namespace quantloom {
 
@@ -62,17 +62,7 @@ inline void WriteTinyHfModel(const std::filesystem::path& directory,
   std::filesystem::create_directories(directory);
   WriteTextFile(directory / "config.json", config_text);
   const ModelConfig config = ModelConfig::FromHfJson(config_text).value();
-  std::vector<SafetensorsSpec> specs;
-  for (const TensorSpec& spec : ModelTensors(config)) {
-    specs.push_back({spec.name, DType::kF32, spec.shape});
-  }
-  auto writer = SafetensorsWriter::Create(directory / "model.safetensors", specs, {}).value();
-  const auto tensors = TinyTensors(config);
-  for (const SafetensorsSpec& spec : specs) {
-    const std::vector<float>& values = tensors.at(spec.name);
-    (void)writer->Append({reinterpret_cast<const uint8_t*>(values.data()), 4 * values.size()});
-  }
-  (void)writer->Close();
+  testing::WriteTensors(directory / "model.safetensors", config, TinyTensors(config));
 }
 
 }  // namespace quantloom
