@@ -190,12 +190,14 @@ void JobRunner::Run(const ClaimedJob& claimed, ThreadTeam& team, const std::atom
   const std::string& name = claimed.job.name();
   const bool resumed = claimed.job.resumes() > 0;
   if (resumed) metrics_.JobResumed();
-  LogInfo(
-      resumed ? "job resumed" : "job started",
-      {{"job", name}, {"output", claimed.request.output()}, {"recipe", claimed.request.recipe()}});
+  LogInfo(resumed ? "job resumed" : "job started", {{"job", name},
+                                                    {"output", claimed.request.output()},
+                                                    {"recipe", claimed.request.recipe()},
+                                                    {"crashes", claimed.crashes}});
   const Outcome outcome = Work(claimed, team, cancel);
   if (outcome.state == v1::JOB_STATE_RUNNING) {
-    LogInfo("job interrupted, to be resumed", {{"job", name}});
+    const absl::Status released = store_.Release(name);
+    LogInfo("job interrupted, to be resumed", {{"job", name}, {"released", released.ToString()}});
     return;
   }
   if (outcome.state != v1::JOB_STATE_SUCCEEDED) {
@@ -264,6 +266,11 @@ absl::StatusOr<v1::QuantizeResult> JobRunner::QuantizeAndPublish(const ClaimedJo
 
   const auto cancelled = [&] { return stop_ || cancel || claimed.cancel_requested; };
   if (cancelled()) return absl::CancelledError("cancelled before work began");
+  if (options_.max_crashes > 0 && claimed.crashes >= options_.max_crashes) {
+    return absl::InternalError(absl::StrCat(
+        "the service's process has ended ", claimed.crashes,
+        " times while it worked on this job (out of memory, or a crash); it is not tried again"));
+  }
   if (publisher_.OutputExists(output)) {
     return absl::AlreadyExistsError(absl::StrCat("output: '", output, "' exists already"));
   }

@@ -39,6 +39,9 @@ class JobRunner {
   struct Options {
     int max_running = 1;  // jobs at a time
     int threads = 0;      // for each; 0: one per processor
+    // A job fails when this many processes have ended without a word while they worked on it (out
+    // of memory, a crash, SIGKILL); 0: it is resumed every time.
+    int max_crashes = 3;
     // Progress is committed this often, and when the phase changes.
     absl::Duration progress_interval = absl::Milliseconds(500);
   };

@@ -48,6 +48,7 @@ struct ClaimedJob {
   v1::Job job;
   v1::QuantizeRequest request;  // as NewJob's
   bool cancel_requested = false;
+  int64_t crashes = 0;  // processes that ended while they held the claim and did not release it
   std::optional<Publication> publication;
 };
 
@@ -93,6 +94,9 @@ class JobStore {
   virtual absl::StatusOr<std::optional<ClaimedJob>> Claim() = 0;
 
   // The rest is for the holder of a claim. FAILED_PRECONDITION when the job is not RUNNING.
+
+  // Gives the claim back: the job stays RUNNING, for the next Claim.
+  virtual absl::Status Release(const std::string& name) = 0;
   virtual absl::Status AppendProgress(const std::string& name, const v1::JobProgress& progress) = 0;
   virtual absl::Status RecordPublication(const std::string& name,
                                          const Publication& publication) = 0;

@@ -43,7 +43,9 @@ absl::Status Serve(const QuantizerOptions& options) {
   metrics.Add(std::make_shared<JobGauges>(*store));
   QuantizerMetrics quantizer_metrics(metrics.registry());
   const Publisher publisher(model_root->path());
-  JobRunner runner({.max_running = options.max_running_jobs, .threads = options.threads},
+  JobRunner runner({.max_running = options.max_running_jobs,
+                    .threads = options.threads,
+                    .max_crashes = options.max_job_crashes},
                    *source_root, publisher, QuantizeModel, *store, quantizer_metrics);
   QuantizationServiceImpl service(options.max_queued_jobs, *source_root, publisher,
                                   ResolveQuantizeOptions, *store, signal, runner);

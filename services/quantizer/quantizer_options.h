@@ -23,6 +23,7 @@ struct QuantizerOptions {
   int threads = 0;
   int max_running_jobs = 1;
   int max_queued_jobs = 64;
+  int max_job_crashes = 3;
 
   void AddTo(Configuration& configuration) {
     grpc.AddTo(configuration);
@@ -39,6 +40,10 @@ struct QuantizerOptions {
     configuration.Add("max-running-jobs", max_running_jobs, "Jobs that run at the same time")
         ->check(CLI::Range(1, 64));
     configuration.Add("max-queued-jobs", max_queued_jobs, "Jobs that may wait beyond them")
+        ->check(CLI::Range(0, 1 << 20));
+    configuration
+        .Add("max-job-crashes", max_job_crashes,
+             "Times that the process may die in the middle of a job before the job fails; 0: any")
         ->check(CLI::Range(0, 1 << 20));
   }
 };

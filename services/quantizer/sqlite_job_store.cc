@@ -1,6 +1,7 @@
 #include "services/quantizer/sqlite_job_store.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,10 +15,8 @@
 namespace quantloom {
 namespace {
 
-constexpr int kSchemaVersion = 1;
-
 // States are v1.JobState's numbers.
-constexpr char kSchema[] = R"sql(
+constexpr char kFirstSchema[] = R"sql(
 CREATE TABLE jobs (
   id INTEGER PRIMARY KEY AUTOINCREMENT,    -- in the order of creation
   name TEXT NOT NULL UNIQUE,
@@ -46,6 +45,15 @@ CREATE TABLE events (
 CREATE TABLE secrets (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 INSERT INTO secrets VALUES ('page_token', lower(hex(randomblob(32))));
 )sql";
+
+constexpr char kAddCrashes[] = R"sql(
+ALTER TABLE jobs ADD COLUMN held INTEGER NOT NULL DEFAULT 0;     -- whether a process works on it
+ALTER TABLE jobs ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;  -- how often one ended with it held
+)sql";
+
+// The statements that lead from schema i to i + 1; 0 is the empty database.
+constexpr const char* kMigrations[] = {kFirstSchema, kAddCrashes};
+constexpr int64_t kSchemaVersion = std::size(kMigrations);
 
 absl::Status Unreadable(absl::string_view what) {
   return absl::DataLossError(absl::StrCat("job store: cannot parse ", what));
@@ -91,10 +99,10 @@ absl::Status SqliteJobStore::Migrate() {
     return absl::FailedPreconditionError(absl::StrCat(
         "job store: schema ", version, " was made by a newer version of this program"));
   }
-  if (version == 0) {
-    QL_RETURN_IF_ERROR(database_.Execute(kSchema));
-    QL_RETURN_IF_ERROR(database_.Execute(absl::StrCat("PRAGMA user_version = ", kSchemaVersion)));
+  for (; version < kSchemaVersion; ++version) {
+    QL_RETURN_IF_ERROR(database_.Execute(kMigrations[version]));
   }
+  QL_RETURN_IF_ERROR(database_.Execute(absl::StrCat("PRAGMA user_version = ", kSchemaVersion)));
   return transaction->Commit();
 }
 
@@ -329,8 +337,10 @@ absl::StatusOr<ClaimedJob> SqliteJobStore::ReadClaimed(const Row& row) {
   claimed.cancel_requested = row.cancel_requested;
   QL_ASSIGN_OR_RETURN(
       Statement select,
-      database_.Prepare("SELECT full_request, manifest_sha256, result FROM jobs WHERE id = ?"));
+      database_.Prepare(
+          "SELECT full_request, manifest_sha256, result, crashes FROM jobs WHERE id = ?"));
   QL_RETURN_IF_ERROR(select.Bind(1, row.id).Step().status());
+  claimed.crashes = select.Int(3);
   if (!claimed.request.ParseFromString(select.Bytes(0))) return Unreadable("a request");
   if (!select.IsNull(1)) {
     claimed.publication.emplace();
@@ -367,12 +377,29 @@ absl::StatusOr<std::optional<ClaimedJob>> SqliteJobStore::Claim() {
       *row.job.mutable_start_time() = ToProto(absl::Now());
     }
     QL_RETURN_IF_ERROR(Append(row, /*progress=*/false));
+    // Still held: by a process that ended without a word.
+    QL_ASSIGN_OR_RETURN(
+        Statement hold,
+        database_.Prepare("UPDATE jobs SET crashes = crashes + held, held = 1 WHERE id = ?"));
+    QL_RETURN_IF_ERROR(hold.Bind(1, row.id).Step().status());
     QL_ASSIGN_OR_RETURN(claimed, ReadClaimed(row));
     QL_RETURN_IF_ERROR(transaction->Commit());
     claimed_.insert(name);
   }
   Notify(claimed->job.name());
   return claimed;
+}
+
+absl::Status SqliteJobStore::Release(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  QL_ASSIGN_OR_RETURN(Statement update,
+                      database_.Prepare("UPDATE jobs SET held = 0 WHERE name = ? AND state = 2"));
+  QL_RETURN_IF_ERROR(update.Bind(1, name).Step().status());
+  if (database_.Changes() != 1) {
+    return absl::FailedPreconditionError(absl::StrCat(name, " is not running"));
+  }
+  claimed_.erase(name);
+  return absl::OkStatus();
 }
 
 absl::Status SqliteJobStore::ChangeRunning(const std::string& name, bool progress,

@@ -36,6 +36,7 @@ class SqliteJobStore final : public JobStore {
   absl::StatusOr<Events> ReadEvents(const std::string& name, uint64_t from_sequence,
                                     int limit) override;
   absl::StatusOr<std::optional<ClaimedJob>> Claim() override;
+  absl::Status Release(const std::string& name) override;
   absl::Status AppendProgress(const std::string& name, const v1::JobProgress& progress) override;
   absl::Status RecordPublication(const std::string& name, const Publication& publication) override;
   absl::Status Succeed(const std::string& name, const v1::QuantizeResult& result) override;

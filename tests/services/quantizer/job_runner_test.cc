@@ -213,6 +213,18 @@ TEST_F(JobRunnerTest, Cancel_WantedBeforeARestartIsNotForgotten) {
   EXPECT_EQ(work_.runs(), 1);
 }
 
+TEST_F(JobRunnerTest, Stop_DoesNotCountAsACrash) {
+  const std::string name = Queue("model");
+  for (int stop = 0; stop < 5; ++stop) {
+    StartProcess();
+    while (work_.runs() <= stop) absl::SleepFor(absl::Milliseconds(1));
+    runner_->Stop();
+  }
+  StartProcess();
+  work_.AllowAll();
+  EXPECT_EQ(WaitForEnd(name).state(), v1::JOB_STATE_SUCCEEDED);
+}
+
 TEST_F(JobRunnerTest, Stop_LeavesTheJobToBeResumedFromItsLastTensor) {
   StartRunner();
   const std::string name = Queue("model");

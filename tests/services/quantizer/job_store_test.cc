@@ -182,6 +182,22 @@ TEST_F(JobStoreTest, Claim_TakesInterruptedJobsFirstAndCountsTheResume) {
   EXPECT_EQ(*store_->Claim(), std::nullopt);
 }
 
+TEST_F(JobStoreTest, Claim_CountsProcessesThatEndedWithoutReleasingTheJob) {
+  Create("1");
+  EXPECT_EQ(Claim().crashes, 0);
+  Reopen();
+  EXPECT_EQ(Claim().crashes, 1);
+  ASSERT_TRUE(store_->Release("job-1").ok());
+  Reopen();
+  EXPECT_EQ(Claim().crashes, 1) << "it had been released";
+  Reopen();
+  EXPECT_EQ(Claim().crashes, 2);
+  ASSERT_TRUE(store_->Release("job-1").ok());
+  EXPECT_EQ(Claim().job.name(), "job-1") << "released jobs can be claimed again";
+  ASSERT_TRUE(store_->MarkCancelled("job-1").ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(store_->Release("job-1")));
+}
+
 TEST_F(JobStoreTest, Publication_IsThereForTheNextProcess) {
   Create("a");
   EXPECT_FALSE(Claim().publication.has_value());
@@ -415,6 +431,25 @@ TEST_F(JobStoreTest, Open_RefusesWhatIsNoDatabase) {
   store_.reset();
   std::ofstream(path(), std::ios::trunc) << std::string(8192, 'x');
   EXPECT_EQ(SqliteJobStore::Open(path()).status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST_F(JobStoreTest, Open_KeepsTheJobsOfAnOlderSchema) {
+  Create("1");
+  Create("2");
+  Claim();
+  store_.reset();
+  {
+    Database database = Database::Open(path()).value();
+    ASSERT_TRUE(database
+                    .Execute("ALTER TABLE jobs DROP COLUMN held;"
+                             "ALTER TABLE jobs DROP COLUMN crashes; PRAGMA user_version = 1")
+                    .ok());
+  }
+  Reopen();
+  const ClaimedJob claimed = Claim();
+  EXPECT_EQ(claimed.job.name(), "job-1");
+  EXPECT_EQ(claimed.crashes, 0);
+  EXPECT_EQ(Get("2").state(), v1::JOB_STATE_QUEUED);
 }
 
 TEST_F(JobStoreTest, Open_RefusesANewerSchema) {

@@ -55,9 +55,10 @@ class QuantizerProcessTest : public ::testing::Test {
 
   fs::path models() const { return directory_.path() / "models"; }
 
-  void Start(uint64_t max_file_bytes = 0) {
+  void Start(uint64_t max_file_bytes = 0, int max_job_crashes = 0) {
     process_.reset();
     const std::vector<std::string> arguments = {
+        absl::StrCat("--max-job-crashes=", max_job_crashes),
         absl::StrCat("--source-root=", (directory_.path() / "sources").string()),
         absl::StrCat("--model-root=", models().string()),
         absl::StrCat("--state-dir=", (directory_.path() / "state").string()), "--threads=1"};
@@ -189,6 +190,29 @@ TEST_F(QuantizerProcessTest, KilledAtAnyTime_EndsEachJobOnce) {
   }
 }
 
+TEST_F(QuantizerProcessTest, KilledTooOften_FailsTheJobAndSaysWhy) {
+  const auto start = [this] { Start(/*max_file_bytes=*/0, /*max_job_crashes=*/2); };
+  start();
+  const std::string name = StartJob(Request("deadly")).name();
+  size_t staged = 0;
+  for (int kill = 0; kill < 2; ++kill) {
+    staged = WaitForStaged(name, "deadly", staged + 4);
+    ASSERT_NE(staged, 0u) << "the job was too fast to be interrupted";
+    process_->Signal(SIGKILL);
+    process_->Wait();
+    start();
+  }
+  const v1::Job job = WaitForEnd(name);
+  EXPECT_EQ(job.state(), v1::JOB_STATE_FAILED);
+  EXPECT_EQ(job.error().code(), grpc::StatusCode::INTERNAL);
+  EXPECT_THAT(job.error().message(), HasSubstr("ended 2 times while it worked on this job"));
+  EXPECT_TRUE(fs::is_empty(models())) << "its staging directory is gone";
+  // The output is free again, and other jobs go on.
+  v1::QuantizeRequest again = Request("deadly");
+  again.set_request_id("again");
+  EXPECT_EQ(WaitForEnd(StartJob(again).name()).state(), v1::JOB_STATE_SUCCEEDED);
+}
+
 TEST_F(QuantizerProcessTest, Terminated_StopsCleanlyAndTheJobGoesOnAtTheNextStart) {
   Start();
   const std::string name = StartJob(Request("model")).name();
@@ -220,6 +244,7 @@ TEST_F(QuantizerProcessTest, FullDisk_FailsTheJobAndTheServiceGoesOn) {
       WaitForEnd(StartJob(Request("model", "icquant:bits=8,inner=rtn,outliers=0")).name());
   EXPECT_EQ(job.state(), v1::JOB_STATE_FAILED);
   EXPECT_EQ(job.error().code(), 8) << job.DebugString();
+  EXPECT_THAT(job.error().message(), HasSubstr(".safetensors"));
   EXPECT_TRUE(fs::is_empty(models()));
   const v1::Job small =
       WaitForEnd(StartJob(Request("small", "icquant:bits=2,inner=rtn,outliers=0")).name());
