@@ -48,7 +48,7 @@ class Engine final : public GenerationEngine {
   EngineStats stats() const override {
     std::lock_guard<std::mutex> lock(mailbox_->mutex);
     EngineStats stats = stats_;
-    stats.requests_waiting = live_ - std::min(live_, stats.requests_running);
+    stats.requests_waiting = admitted_ - std::min(admitted_, stats.requests_running);
     return stats;
   }
   const LoadedModel& model() const override { return *model_; }
@@ -67,6 +67,7 @@ class Engine final : public GenerationEngine {
   void HandOut(const std::vector<Scheduler::Slice>& step, absl::Span<const float> logits);
   void CountStep(const EngineStats& counts);
   void PublishStats();
+  void PublishStatsLocked();
   void Retire(ActiveRequest& request, GenerationEvent event);
 
   std::shared_ptr<const LoadedModel> model_;
@@ -85,7 +86,8 @@ class Engine final : public GenerationEngine {
   bool draining_ = false;
   bool end_requests_ = false;
   bool exit_ = false;
-  uint32_t live_ = 0;  // requests submitted and not yet ended
+  uint32_t admitted_ = 0;  // requests that run or wait
+  uint32_t live_ = 0;      // those and the ones whose last event is being delivered
   EngineStats stats_;
   std::condition_variable ended_;  // live_ fell
 
@@ -99,10 +101,11 @@ absl::Status Engine::Enqueue(std::shared_ptr<ActiveRequest> request) {
   {
     std::lock_guard<std::mutex> lock(mailbox_->mutex);
     if (draining_) return absl::UnavailableError("the engine is shutting down");
-    if (live_ >= uint64_t{limits_.max_running} + limits_.max_waiting) {
+    if (admitted_ >= uint64_t{limits_.max_running} + limits_.max_waiting) {
       return absl::ResourceExhaustedError(
-          absl::StrCat("the queue is full: ", live_, " requests running or waiting"));
+          absl::StrCat("the queue is full: ", admitted_, " requests running or waiting"));
     }
+    ++admitted_;
     ++live_;
     incoming_.push_back(std::move(request));
   }
@@ -293,6 +296,10 @@ void Engine::CountStep(const EngineStats& counts) {
 
 void Engine::PublishStats() {
   std::lock_guard<std::mutex> lock(mailbox_->mutex);
+  PublishStatsLocked();
+}
+
+void Engine::PublishStatsLocked() {
   stats_.preemptions = scheduler_.preemptions();
   stats_.requests_running = static_cast<uint32_t>(scheduler_.running());
   stats_.kv_blocks_used = kv_->blocks().used();
@@ -302,7 +309,13 @@ void Engine::Retire(ActiveRequest& request, GenerationEvent event) {
   const std::shared_ptr<ActiveRequest> keep = request.shared_from_this();
   scheduler_.Remove(request);
   requests_.erase(std::find(requests_.begin(), requests_.end(), keep));
-  PublishStats();  // before the caller learns of the end, so that it sees the blocks freed
+  {
+    // Before the caller learns of the end: it finds the blocks freed, and room for its next
+    // request.
+    std::lock_guard<std::mutex> lock(mailbox_->mutex);
+    PublishStatsLocked();
+    --admitted_;
+  }
   request.Finish(std::move(event));
   std::lock_guard<std::mutex> lock(mailbox_->mutex);
   --live_;

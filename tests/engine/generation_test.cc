@@ -18,7 +18,7 @@
 #include "engine/window_runner.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/engine/tiny_model.h"
+#include "tests/tiny_model.h"
 
 namespace quantloom {
 namespace {
@@ -468,6 +468,25 @@ TEST_P(Generation, TheQueueIsBounded) {
   waiting.stream().SetPaused(false);
   running.collector().Wait();
   waiting.collector().Wait();
+}
+
+TEST_P(Generation, TheEndOfARequestMakesRoomForTheNext) {
+  const auto engine = Create({.max_running = 1, .max_waiting = 0});
+  // Sent with the last event in hand, each is the earliest that its client can send.
+  constexpr int kRequests = 5;
+  std::promise<bool> all_admitted;
+  int submitted = 0;
+  const std::function<void()> submit = [&] {
+    ++submitted;
+    const auto stream = engine->Submit(Request(3, 0, 2), [&](const GenerationEvent& event) {
+      if (!event.last()) return;
+      submitted == kRequests ? all_admitted.set_value(true) : submit();
+    });
+    if (!stream.ok()) all_admitted.set_value(false);
+  };
+  submit();
+  EXPECT_TRUE(all_admitted.get_future().get());
+  engine->Drain(absl::InfiniteFuture());
 }
 
 TEST_P(Generation, ScoreEndsWhenItsCallerIsGoneOrLate) {
