@@ -29,12 +29,17 @@ HWY_EXPORT(CompiledTarget);
 
 namespace {
 
+// The target that QUANTLOOM_SIMD names; empty when it is unset or empty.
+absl::string_view TargetOfEnvironment() {
+  const char* name = std::getenv("QUANTLOOM_SIMD");
+  return name == nullptr ? "" : name;
+}
+
 // Applies QUANTLOOM_SIMD once; what it said when it could not be obeyed.
 const absl::Status& EnvironmentStatus() {
   static const absl::Status* const status = [] {
-    const char* name = std::getenv("QUANTLOOM_SIMD");
-    if (name == nullptr || *name == '\0') return new absl::Status();
-    const absl::Status forced = ForceTarget(name);
+    if (TargetOfEnvironment().empty()) return new absl::Status();
+    const absl::Status forced = ForceTarget(TargetOfEnvironment());
     return new absl::Status(forced.ok()
                                 ? forced
                                 : absl::InvalidArgumentError(absl::StrCat(
@@ -75,7 +80,7 @@ absl::Status ForceTarget(absl::string_view name) {
 
 absl::Status RequireSupportedCpu() {
   if (!EnvironmentStatus().ok()) return EnvironmentStatus();
-  if (std::getenv("QUANTLOOM_SIMD") != nullptr) return absl::OkStatus();  // an explicit choice
+  if (!TargetOfEnvironment().empty()) return absl::OkStatus();  // an explicit choice
 #if HWY_TARGETS != HWY_STATIC_TARGET
   if (AvailableTargets().front() == absl::string_view(hwy::TargetName(HWY_STATIC_TARGET))) {
     return absl::FailedPreconditionError(
