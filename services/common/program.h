@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "services/common/configuration.h"
 #include "services/common/logging.h"
+#include "services/common/mapping_fault.h"
 #include "services/common/termination.h"
 
 namespace quantloom {
@@ -18,6 +19,7 @@ template <typename Options>
 int RunProgram(const std::string& name, const std::string& description, int argc,
                const char* const* argv, absl::Status (*serve)(const Options&)) {
   BlockTerminationSignals();
+  ReportMappingFaults();
   Configuration configuration(name, description);
   Options options;
   options.AddTo(configuration);
