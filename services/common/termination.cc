@@ -34,6 +34,13 @@ void BlockTerminationSignals() {
   std::signal(SIGXFSZ, SIG_IGN);
 }
 
+bool TerminationSignalPending() {
+  sigset_t pending;
+  sigemptyset(&pending);
+  sigpending(&pending);
+  return sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1;
+}
+
 int WaitForTerminationSignal() {
   const int signal = WaitForSignal();
   std::thread([] { _exit(128 + WaitForSignal()); }).detach();

@@ -8,6 +8,9 @@ namespace quantloom {
 // Call first in main.
 void BlockTerminationSignals();
 
+// Whether WaitForTerminationSignal would return at once.
+bool TerminationSignalPending();
+
 // Waits for SIGTERM or SIGINT and returns it. From then on a further one ends the process at once,
 // with exit code 128 + signal.
 int WaitForTerminationSignal();

@@ -16,7 +16,8 @@ constexpr char kProgram[] = "quantloom-server";
 
 absl::Status Serve(const ServerOptions& options) {
   QL_ASSIGN_OR_RETURN(const std::unique_ptr<Server> server, Server::Start(options));
-  QL_RETURN_IF_ERROR(server->LoadModels());
+  const absl::Status loaded = server->LoadModels(TerminationSignalPending);
+  if (!loaded.ok() && !absl::IsCancelled(loaded)) return loaded;
   WaitForTerminationSignal();
   server->Drain();
   return absl::OkStatus();

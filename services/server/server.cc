@@ -1,5 +1,6 @@
 #include "services/server/server.h"
 
+#include <chrono>
 #include <future>
 #include <string>
 #include <utility>
@@ -11,10 +12,19 @@
 namespace quantloom {
 namespace {
 
-absl::Status LoadAndWait(ModelRegistry& models, const std::string& name) {
-  std::promise<absl::Status> loaded;
-  models.Load(name, [&loaded](const auto& model) { loaded.set_value(model.status()); });
-  return loaded.get_future().get();
+constexpr auto kInterruptionPoll = std::chrono::milliseconds(50);
+
+absl::Status LoadAndWait(ModelRegistry& models, const std::string& name,
+                         const std::function<bool()>& interrupted) {
+  const absl::Status stopped = absl::CancelledError("interrupted while models were loaded");
+  if (interrupted()) return stopped;
+  const auto loaded = std::make_shared<std::promise<absl::Status>>();  // may outlive the wait
+  std::future<absl::Status> result = loaded->get_future();
+  models.Load(name, [loaded](const auto& model) { loaded->set_value(model.status()); });
+  while (result.wait_for(kInterruptionPoll) != std::future_status::ready) {
+    if (interrupted()) return stopped;
+  }
+  return result.get();
 }
 
 }  // namespace
@@ -48,15 +58,16 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   return server;
 }
 
-absl::Status Server::LoadModels() {
+absl::Status Server::LoadModels(const std::function<bool()>& interrupted) {
   for (const std::string& name : options_.load) {
-    QL_RETURN_IF_ERROR(LoadAndWait(models_, name));
+    QL_RETURN_IF_ERROR(LoadAndWait(models_, name, interrupted));
   }
   if (options_.load_all) {
     QL_ASSIGN_OR_RETURN(const std::vector<std::string> names, models_.Names());
     for (const std::string& name : names) {
       // The registry logs why a model cannot be loaded; the others are served without it.
-      (void)LoadAndWait(models_, name);
+      const absl::Status loaded = LoadAndWait(models_, name, interrupted);
+      if (absl::IsCancelled(loaded)) return loaded;
     }
   }
   grpc_->SetServing(true);

@@ -1,11 +1,12 @@
 // The whole server: models, services, metrics and the gRPC server around them.
 //
 //   QL_ASSIGN_OR_RETURN(auto server, Server::Start(options));
-//   QL_RETURN_IF_ERROR(server->LoadModels());
+//   QL_RETURN_IF_ERROR(server->LoadModels(TerminationSignalPending));
 //   WaitForTerminationSignal();
 //   server->Drain();
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "absl/status/status.h"
@@ -30,8 +31,9 @@ class Server {
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options);
 
   // Loads the models that the options name, then reports SERVING. An error when one that is named
-  // by itself cannot be loaded; of load_all's only the loadable count.
-  absl::Status LoadModels();
+  // by itself cannot be loaded; of load_all's only the loadable count. `interrupted` is polled, and
+  // ends it early with CANCELLED; a load that has begun goes on, and the destructor waits for it.
+  absl::Status LoadModels(const std::function<bool()>& interrupted);
   // Ends the server as GrpcServer::Drain says; running streams get the grace period.
   void Drain();
 

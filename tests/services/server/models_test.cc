@@ -281,13 +281,26 @@ TEST_F(ModelsTest, StartUp_FailsWithoutANamedModelAndSkipsBadOnesOfLoadAll) {
   options_.load = {"absent"};
   auto server = Server::Start(options_);
   ASSERT_TRUE(server.ok()) << server.status();
-  EXPECT_EQ((*server)->LoadModels().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ((*server)->LoadModels([] { return false; }).code(), absl::StatusCode::kNotFound);
   server->reset();
   options_.load.clear();
   options_.load_all = true;
   StartServer();
   ASSERT_EQ(server_->models().Loaded().size(), 1u);
   EXPECT_EQ(server_->models().Loaded()[0]->name, "tiny");
+}
+
+TEST_F(ModelsTest, StartUp_EndsBetweenModelsWhenInterrupted) {
+  WritePackedModel(root_.path(), "other", /*seed=*/2);
+  options_.load = {"tiny", "other"};
+  auto server = Server::Start(options_);
+  ASSERT_TRUE(server.ok()) << server.status();
+  ModelRegistry& models = (*server)->models();
+  const absl::Status loaded = (*server)->LoadModels([&models] { return !models.Loaded().empty(); });
+  EXPECT_EQ(loaded.code(), absl::StatusCode::kCancelled);
+  for (const auto& model : models.Loaded()) EXPECT_EQ(model->name, "tiny");
+  (*server)->Drain();
+  server->reset();  // waits for what is being loaded
 }
 
 }  // namespace

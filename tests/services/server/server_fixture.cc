@@ -80,7 +80,7 @@ void ServerTest::StartServer() {
   auto server = Server::Start(options_);
   ASSERT_TRUE(server.ok()) << server.status();
   server_ = *std::move(server);
-  const absl::Status loaded = server_->LoadModels();
+  const absl::Status loaded = server_->LoadModels([] { return false; });
   ASSERT_TRUE(loaded.ok()) << loaded;
   channel_ = NewChannel(server_->port());
   generation_ = v1::GenerationService::NewStub(channel_);
