@@ -1,23 +1,20 @@
 // The executable: start, health, metrics, SIGTERM.
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
 
-#include <fstream>
+#include <cmath>
+#include <csignal>
 #include <map>
 #include <sstream>
-#include <thread>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "services/common/rpc_status.h"
 #include "tests/services/common/http_get.h"
+#include "tests/services/common/service_process.h"
 #include "tests/services/server/server_fixture.h"
-
-extern char** environ;  // NOLINT: POSIX declares it nowhere
 
 namespace quantloom::testing {
 namespace {
@@ -25,48 +22,6 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr absl::Duration kPatience = absl::Seconds(60);
-
-// quantloom-server as a process of its own.
-class Process {
- public:
-  explicit Process(std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(), QUANTLOOM_SERVER);
-    std::vector<char*> pointers;
-    for (std::string& argument : arguments) pointers.push_back(argument.data());
-    pointers.push_back(nullptr);
-    EXPECT_EQ(posix_spawn(&pid_, QUANTLOOM_SERVER, nullptr, nullptr, pointers.data(), environ), 0);
-  }
-  ~Process() {
-    if (pid_ < 0) return;
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-  }
-  Process(const Process&) = delete;
-  Process& operator=(const Process&) = delete;
-
-  void Terminate() { kill(pid_, SIGTERM); }
-  // Exit code, or -1 when a signal ended it.
-  int Wait() {
-    int status = 0;
-    EXPECT_EQ(waitpid(pid_, &status, 0), pid_);
-    pid_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  }
-
- private:
-  pid_t pid_ = -1;
-};
-
-// The number in a file, once there is one.
-int WaitForPort(const std::filesystem::path& path) {
-  for (const absl::Time end = absl::Now() + kPatience; absl::Now() < end;) {
-    int port = 0;
-    if (std::ifstream(path) >> port) return port;
-    absl::SleepFor(absl::Milliseconds(5));
-  }
-  ADD_FAILURE() << path << " does not appear";
-  return 0;
-}
 
 enum class Health { kUnreachable, kServing, kNotServing };
 
@@ -106,17 +61,13 @@ class ProcessTest : public ::testing::Test {
  protected:
   void SetUp() override { WritePackedModel(directory_.path() / "models", "tiny", /*seed=*/1); }
 
-  std::vector<std::string> Arguments(std::vector<std::string> more) {
-    std::vector<std::string> arguments = {
-        "--address=127.0.0.1:0", "--metrics-address=127.0.0.1:0",
-        absl::StrCat("--port-file=", port_file_.string()),
-        absl::StrCat("--metrics-port-file=", metrics_port_file_.string()),
-        absl::StrCat("--model-root=", (directory_.path() / "models").string())};
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    return arguments;
+  ServiceProcess Start(std::vector<std::string> flags) {
+    flags.insert(flags.begin(),
+                 absl::StrCat("--model-root=", (directory_.path() / "models").string()));
+    return ServiceProcess(QUANTLOOM_SERVER, std::move(flags), directory_.path());
   }
-  void Connect() {
-    channel_ = NewChannel(WaitForPort(port_file_));
+  void Connect(const ServiceProcess& server) {
+    channel_ = NewChannel(server.port());
     stub_ = v1::GenerationService::NewStub(channel_);
   }
   static v1::GenerateRequest Request(uint32_t tokens) {
@@ -128,15 +79,13 @@ class ProcessTest : public ::testing::Test {
   }
 
   TemporaryDirectory directory_;
-  const std::filesystem::path port_file_ = directory_.path() / "port";
-  const std::filesystem::path metrics_port_file_ = directory_.path() / "metrics-port";
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::GenerationService::Stub> stub_;
 };
 
 TEST_F(ProcessTest, ServesOnceLoadedAndExitsCleanlyOnSigterm) {
-  Process server(Arguments({"--load=tiny", "--grace-period=60s"}));
-  Connect();
+  ServiceProcess server = Start({"--load=tiny", "--grace-period=60s"});
+  Connect(server);
   ASSERT_TRUE(WaitForHealth(channel_, Health::kServing));
   EXPECT_EQ(CheckHealth(channel_, "quantloom.v1.GenerationService"), Health::kServing);
   EXPECT_EQ(CheckHealth(channel_, "quantloom.v1.ModelService"), Health::kServing);
@@ -147,7 +96,7 @@ TEST_F(ProcessTest, ServesOnceLoadedAndExitsCleanlyOnSigterm) {
   v1::GenerateResponse response;
   ASSERT_TRUE(stream->Read(&response));
   std::string text = response.text();
-  server.Terminate();
+  server.Signal(SIGTERM);
   EXPECT_TRUE(WaitForHealth(channel_, Health::kNotServing) ||
               CheckHealth(channel_, "") == Health::kUnreachable);
   while (stream->Read(&response)) text += response.text();
@@ -157,8 +106,8 @@ TEST_F(ProcessTest, ServesOnceLoadedAndExitsCleanlyOnSigterm) {
 }
 
 TEST_F(ProcessTest, GracePeriodOver_EndsStreamsAsUnavailable) {
-  Process server(Arguments({"--load=tiny", "--grace-period=100ms"}));
-  Connect();
+  ServiceProcess server = Start({"--load=tiny", "--grace-period=100ms"});
+  Connect(server);
   ASSERT_TRUE(WaitForHealth(channel_, Health::kServing));
   // A stream that is not read goes on for ever.
   v1::GenerateRequest request = Request(4000);
@@ -167,7 +116,7 @@ TEST_F(ProcessTest, GracePeriodOver_EndsStreamsAsUnavailable) {
   const auto stream = stub_->Generate(&context, request);
   v1::GenerateResponse response;
   ASSERT_TRUE(stream->Read(&response));
-  server.Terminate();
+  server.Signal(SIGTERM);
   EXPECT_EQ(server.Wait(), 0);
   while (stream->Read(&response)) {
   }
@@ -175,10 +124,10 @@ TEST_F(ProcessTest, GracePeriodOver_EndsStreamsAsUnavailable) {
 }
 
 TEST_F(ProcessTest, Metrics_TellWhatWasServed) {
-  Process server(Arguments({"--load-all", "--threads=1"}));
-  Connect();
+  ServiceProcess server = Start({"--load-all", "--threads=1"});
+  Connect(server);
   ASSERT_TRUE(WaitForHealth(channel_, Health::kServing));
-  const int port = WaitForPort(metrics_port_file_);
+  const int port = server.metrics_port();
   std::map<std::string, double> before = Scrape(port);
   const std::string model = "{model=\"tiny\"}";
   v1::GenerateRequest request = Request(30);
@@ -231,21 +180,21 @@ TEST_F(ProcessTest, Metrics_TellWhatWasServed) {
     EXPECT_THAT(name, HasSubstr("bits_per_weight=\"4."));
   }
   EXPECT_TRUE(info);
-  server.Terminate();
+  server.Signal(SIGTERM);
   EXPECT_EQ(server.Wait(), 0);
 }
 
 TEST_F(ProcessTest, WrongSettings_AreRefused) {
-  EXPECT_EQ(Process(Arguments({"--prefill-chunk=0"})).Wait(), 2);
-  EXPECT_EQ(Process(Arguments({"--verify=perhaps"})).Wait(), 2);
-  EXPECT_EQ(Process(Arguments({"--no-such-flag=1"})).Wait(), 2);
-  EXPECT_EQ(Process(Arguments({"--model-root=/nonexistent"})).Wait(), 1);
-  EXPECT_EQ(Process(Arguments({"--load=absent"})).Wait(), 1);
-  EXPECT_EQ(Process(Arguments({"--load=../tiny"})).Wait(), 1);
+  EXPECT_EQ(Start({"--prefill-chunk=0"}).Wait(), 2);
+  EXPECT_EQ(Start({"--verify=perhaps"}).Wait(), 2);
+  EXPECT_EQ(Start({"--no-such-flag=1"}).Wait(), 2);
+  EXPECT_EQ(Start({"--model-root=/nonexistent"}).Wait(), 1);
+  EXPECT_EQ(Start({"--load=absent"}).Wait(), 1);
+  EXPECT_EQ(Start({"--load=../tiny"}).Wait(), 1);
 }
 
 TEST_F(ProcessTest, MemoryLimit_TakesUnits) {
-  Process server(Arguments({"--load=tiny", "--memory-limit=1KiB"}));
+  ServiceProcess server = Start({"--load=tiny", "--memory-limit=1KiB"});
   EXPECT_EQ(server.Wait(), 1);
 }
 
