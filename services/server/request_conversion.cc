@@ -128,7 +128,7 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const v1::Chat& chat, const Load
   return model.tokenizer().Encode(*text, /*parse_special=*/true);
 }
 
-absl::StatusOr<std::vector<int32_t>> EncodeInput(const v1::GenerateRequest& request,
+absl::StatusOr<std::vector<int32_t>> InputTokens(const v1::GenerateRequest& request,
                                                  const LoadedModel& model) {
   switch (request.input_case()) {
     case v1::GenerateRequest::kPrompt:
@@ -181,7 +181,7 @@ absl::Status CheckGenerateRequest(const v1::GenerateRequest& request, const Load
 absl::StatusOr<GenerationRequest> EncodeGenerateRequest(const v1::GenerateRequest& request,
                                                         const LoadedModel& model) {
   GenerationRequest converted;
-  QL_ASSIGN_OR_RETURN(converted.prompt, EncodeInput(request, model));
+  QL_ASSIGN_OR_RETURN(converted.prompt, InputTokens(request, model));
   converted.sampling = ToSamplingParams(request.sampling());
   if (!request.sampling().has_seed()) converted.sampling.seed = DrawSeed();
   converted.max_tokens = request.max_tokens();
