@@ -220,13 +220,25 @@ void MultiplyChunk(const SignCodes& factor, T* x, size_t stride) {
     }
     // All inputs have been read when the last tables exist: the result may go over them.
     const bool last = begin + count == groups;
-    for (size_t i = 0; i < factor.order; ++i) {
+    T* const out = last ? x : partial;
+    const size_t out_stride = last ? stride : kChunk<T>;
+    // Four outputs at a time: additions to one wait for each other.
+    for (size_t i = 0; i < factor.order; i += 4) {
       const uint8_t* codes = factor.codes + i * groups + begin;
-      size_t g = 0;
-      Chunk<T> sum =
-          LoadChunk(begin == 0 ? sums + codes[g++] * kChunk<T> : partial + i * kChunk<T>);
-      for (; g < count; ++g) sum = sum + LoadChunk(sums + (g * kSums + codes[g]) * kChunk<T>);
-      StoreChunk(sum, last ? x + i * stride : partial + i * kChunk<T>);
+      Chunk<T> sum[4];
+      QUANTLOOM_UNROLL for (size_t q = 0; q < 4; ++q) {
+        sum[q] = LoadChunk(begin == 0 ? sums + codes[q * groups] * kChunk<T>
+                                      : partial + (i + q) * kChunk<T>);
+      }
+      for (size_t g = begin == 0 ? 1 : 0; g < count; ++g) {
+        const T* table = sums + g * kSums * kChunk<T>;
+        QUANTLOOM_UNROLL for (size_t q = 0; q < 4; ++q) {
+          sum[q] = sum[q] + LoadChunk(table + codes[q * groups + g] * kChunk<T>);
+        }
+      }
+      QUANTLOOM_UNROLL for (size_t q = 0; q < 4; ++q) {
+        StoreChunk(sum[q], out + (i + q) * out_stride);
+      }
     }
   }
 }
