@@ -11,11 +11,15 @@
 #include "core/base/status.h"
 #include "core/codec/code_packing.h"
 #include "core/codec/encode_input.h"
-#include "core/codec/gap_code.h"
+#include "core/codec/icquant_feedback.h"
 #include "core/codec/icquant_levels.h"
 #include "core/codec/icquant_matrix.h"
+#include "core/codec/icquant_planes.h"
 #include "core/codec/icquant_row.h"
 #include "core/codec/icquant_shared_codebook.h"
+#include "core/rounding/hessian_factors.h"
+#include "core/rounding/ldlq.h"
+#include "core/rounding/proxy_loss.h"
 
 namespace quantloom {
 namespace {
@@ -28,6 +32,8 @@ constexpr uint64_t kSampleRows = 96;
 // The shared codebook is trained on about this many weights, evenly spaced rows. Fewer cost error:
 // rows left out have outliers beyond its largest level.
 constexpr uint64_t kTrainingWeights = uint64_t{1} << 20;
+// How often feedback refits the levels to the targets of the codes before.
+constexpr int kRefits = 1;
 
 // A matrix to encode: checked weights, positive importance.
 struct Source {
@@ -92,7 +98,6 @@ struct Worker {
   IcquantLevelFitter fitter;
   IcquantLevels levels;
   std::vector<uint8_t> codes;
-  uint64_t symbols[kMaxIndexBits + 1] = {};  // of the rows done, by index_bits
 };
 
 // Splits, fits and codes one row; returns its weighted error.
@@ -230,225 +235,133 @@ absl::StatusOr<Form> ChooseForm(const Source& source, const IcquantOptions& opti
   return best;
 }
 
-Plane NewPlane(absl::string_view name, DType dtype, uint64_t bytes) {
-  constexpr uint64_t kMask = IcquantMatrix::kPlaneAlignment - 1;
-  Plane plane;
-  plane.name = std::string(name);
-  plane.dtype = dtype;
-  plane.bytes.resize((bytes + kMask) & ~kMask);
-  plane.shape = {plane.bytes.size() / DTypeSize(dtype)};
-  return plane;
-}
-
-// The planes of a row's levels.
-class LevelPlanes {
+// Encodes a matrix in a form that was chosen.
+class Encoding {
  public:
-  LevelPlanes(const IcquantOptions& options, uint64_t rows)
-      : options_(options), parts_(options.outliers > 0 ? 2 : 1) {
-    const uint64_t levels = static_cast<uint64_t>(parts_) << options.bits;
-    switch (options.codebook) {
-      case IcquantCodebook::kFp16:
-        planes_.push_back(NewPlane("codebook", DType::kF16, rows * levels * 2));
-        break;
-      case IcquantCodebook::kInt8:
-        planes_.push_back(NewPlane("scale", DType::kBF16, rows * 2));
-        if (options.offset == IcquantOffset::kRow) {
-          planes_.push_back(NewPlane("offset", DType::kBF16, rows * 2));
-        }
-        if (options.bits != 8) planes_.push_back(NewPlane("codebook", DType::kI8, rows * levels));
-        break;
-      case IcquantCodebook::kTensor:
-        planes_.push_back(NewPlane("scale", DType::kBF16, rows * 2));
-        planes_.push_back(NewPlane("codebook", DType::kI8, levels));
-        break;
-      case IcquantCodebook::kRange:
-      case IcquantCodebook::kAuto:
-        planes_.push_back(NewPlane("range", DType::kF16, rows * (parts_ == 2 ? 12 : 4)));
-        break;
+  Encoding(const Source& source, const Form& form, ThreadTeam& team)
+      : source_(source),
+        form_(form),
+        team_(team),
+        parts_(form.options.outliers > 0 ? 2 : 1),
+        code_row_bytes_(CodeRowBytes(form.options.bits, source.cols)),
+        codes_(NewPlane("codes", DType::kU8, source.rows * code_row_bytes_)),
+        level_planes_(form.options, source.rows),
+        index_(source.rows, source.cols, IcquantRowOutliers(form.options.outliers, source.cols)) {
+    for (int i = 0; i < team.size(); ++i) {
+      workers_.emplace_back(form.options, &form.shared, source.cols);
     }
   }
 
-  void StoreRow(uint64_t row, const IcquantLevels& levels) {
-    const uint64_t per_part = uint64_t{1} << options_.bits;
-    for (Plane& plane : planes_) {
-      if (plane.name == "scale") {
-        Store(plane, row, &levels.scale, 1);
-      } else if (plane.name == "offset") {
-        Store(plane, row, &levels.offset, 1);
-      } else if (plane.name == "range") {
-        Store(plane, row * (parts_ == 2 ? 6 : 2), levels.ranges.data(), parts_ == 2 ? 6 : 2);
-      } else if (options_.codebook != IcquantCodebook::kTensor) {
-        for (size_t part = 0; part < parts_; ++part) {
-          const uint64_t first = (row * parts_ + part) * per_part;
-          if (plane.dtype == DType::kF16) {
-            Store(plane, first, levels.halves[part].data(), per_part);
-          } else {
-            Store(plane, first, levels.centroids[part].data(), per_part);
-          }
-        }
-      }
-    }
-  }
-
-  void StoreShared(const IcquantSharedCodebook& shared) {
-    const uint64_t per_part = uint64_t{1} << options_.bits;
-    for (size_t part = 0; part < parts_; ++part) {
-      Store(planes_.back(), part * per_part, shared.centroids[part].data(), per_part);
-    }
-  }
-
-  std::vector<Plane> Take() { return std::move(planes_); }
-
- private:
-  template <typename T>
-  static void Store(Plane& plane, uint64_t first, const T* values, uint64_t count) {
-    std::memcpy(plane.bytes.data() + first * sizeof(T), values, count * sizeof(T));
-  }
-
-  IcquantOptions options_;
-  size_t parts_;
-  std::vector<Plane> planes_;
-};
-
-// Outlier columns of every row, and their gap code.
-class OutlierIndex {
- public:
-  OutlierIndex(uint64_t rows, uint64_t cols, uint64_t per_row)
-      : rows_(rows),
-        segments_((cols + kGapSegmentColumns - 1) / kGapSegmentColumns),
-        per_row_(per_row),
-        counts_(rows),
-        columns_(rows * per_row) {}
-
-  void SetRow(uint64_t row, absl::Span<const uint32_t> columns) {
-    counts_[row] = static_cast<uint32_t>(columns.size());
-    std::copy(columns.begin(), columns.end(), columns_.data() + row * per_row_);
-  }
-
-  // Calls visit(segment, columns relative to it) for the row's segments in order.
-  template <typename Visit>
-  void ForEachSegment(uint64_t row, Visit visit) const {
-    const uint32_t* column = columns_.data() + row * per_row_;
-    const uint32_t* end = column + counts_[row];
-    uint32_t relative[kGapSegmentColumns];
-    for (uint64_t segment = 0; segment < segments_; ++segment) {
-      size_t count = 0;
-      for (; column != end && *column / kGapSegmentColumns == segment; ++column) {
-        relative[count++] = *column % kGapSegmentColumns;
-      }
-      visit(segment, absl::Span<const uint32_t>(relative, count));
-    }
-  }
-
-  // The planes for a given B, with `symbols` symbols in all.
-  std::vector<Plane> Write(int index_bits, uint64_t symbols) const {
-    Plane index =
-        NewPlane("index", DType::kU8, (symbols * static_cast<uint64_t>(index_bits) + 7) / 8);
-    Plane counts = NewPlane("index_counts", DType::kU8, rows_ * segments_);
-    const uint64_t groups = (rows_ + IcquantMatrix::kBaseRows - 1) / IcquantMatrix::kBaseRows;
-    Plane bases = NewPlane("index_base", DType::kU32, groups * sizeof(uint32_t));
-    uint64_t symbol = 0;
-    for (uint64_t row = 0; row < rows_; ++row) {
-      if (row % IcquantMatrix::kBaseRows == 0) {
-        const uint32_t base = static_cast<uint32_t>(symbol);
-        std::memcpy(bases.bytes.data() + row / IcquantMatrix::kBaseRows * sizeof(base), &base,
-                    sizeof(base));
-      }
-      ForEachSegment(row, [&](uint64_t segment, absl::Span<const uint32_t> columns) {
-        const uint32_t count = SegmentSymbols(columns, index_bits);
-        WriteSegment(columns, index_bits, symbol, index.bytes.data());
-        counts.bytes[row * segments_ + segment] = static_cast<uint8_t>(count);
-        symbol += count;
-      });
-    }
-    std::vector<Plane> planes;
-    planes.push_back(std::move(index));
-    planes.push_back(std::move(counts));
-    planes.push_back(std::move(bases));
-    return planes;
-  }
-
- private:
-  uint64_t rows_;
-  uint64_t segments_;
-  uint64_t per_row_;
-  std::vector<uint32_t> counts_;
-  std::vector<uint32_t> columns_;
-};
-
-// The index width with the fewest bits, or the one asked for.
-int ChooseIndexBits(const IcquantOptions& options, const uint64_t* symbols) {
-  if (options.index_bits != 0) return options.index_bits;
-  int best = kMinIndexBits;
-  for (int bits = kMinIndexBits + 1; bits <= kMaxIndexBits; ++bits) {
-    if (symbols[bits] * static_cast<uint64_t>(bits) < symbols[best] * static_cast<uint64_t>(best)) {
-      best = bits;
-    }
-  }
-  return best;
-}
-
-absl::StatusOr<EncodedMatrix> EncodeWithForm(const Source& source, const Form& form,
-                                             ThreadTeam& team) {
-  IcquantOptions options = form.options;
-  Plane codes =
-      NewPlane("codes", DType::kU8, source.rows * CodeRowBytes(options.bits, source.cols));
-  LevelPlanes level_planes(options, source.rows);
-  OutlierIndex index(source.rows, source.cols, IcquantRowOutliers(options.outliers, source.cols));
-  std::vector<double> errors(source.rows);
-  std::vector<double> signals(source.rows);
-  std::vector<Worker> workers;
-  for (int i = 0; i < team.size(); ++i) workers.emplace_back(options, &form.shared, source.cols);
-  const uint64_t code_row_bytes = CodeRowBytes(options.bits, source.cols);
-
-  team.ParallelFor(source.rows, 4, [&](size_t begin, size_t end, int id) {
-    Worker& worker = workers[static_cast<size_t>(id)];
-    for (size_t r = begin; r < end; ++r) {
-      errors[r] = EncodeRow(source, options, r, worker);
+  absl::StatusOr<EncodedMatrix> RoundToNearest() {
+    std::vector<double> errors(source_.rows);
+    std::vector<double> signals(source_.rows);
+    ForEachRow([&](uint64_t r, Worker& worker) {
+      errors[r] = EncodeRow(source_, form_.options, r, worker);
       signals[r] = worker.row.inliers().WeightedSquares() + worker.row.outliers().WeightedSquares();
-      PackCodes(worker.codes.data(), options.bits, source.cols,
-                codes.bytes.data() + r * code_row_bytes);
-      level_planes.StoreRow(r, worker.levels);
-      if (options.outliers == 0) continue;
-      index.SetRow(r, worker.row.outlier_columns());
-      index.ForEachSegment(r, [&](uint64_t, absl::Span<const uint32_t> columns) {
-        for (int bits = kMinIndexBits; bits <= kMaxIndexBits; ++bits) {
-          worker.symbols[bits] += SegmentSymbols(columns, bits);
-        }
-      });
+      StoreCodes(r, worker);
+      level_planes_.StoreRow(r, worker.levels);
+      index_.SetRow(r, worker.row.outlier_columns());
+    });
+    double error = 0;
+    double signal = 0;
+    for (uint64_t r = 0; r < source_.rows; ++r) {
+      error += errors[r];
+      signal += signals[r];
     }
-  });
-  if (options.codebook == IcquantCodebook::kTensor) level_planes.StoreShared(form.shared);
+    return Finish(signal == 0 ? 0 : error / signal);
+  }
 
-  EncodedMatrix encoded;
-  encoded.planes.push_back(std::move(codes));
-  for (Plane& plane : level_planes.Take()) encoded.planes.push_back(std::move(plane));
-  if (options.outliers > 0) {
-    uint64_t symbols[kMaxIndexBits + 1] = {};
-    for (const Worker& worker : workers) {
-      for (int bits = kMinIndexBits; bits <= kMaxIndexBits; ++bits) {
-        symbols[bits] += worker.symbols[bits];
+  // Positions and levels from the weights, then codes with feedback; then, positions kept, levels
+  // from the targets of those codes, which are spread wider than the weights, and codes anew.
+  absl::StatusOr<EncodedMatrix> RoundWithFeedback(HessianFactors& hessian) {
+    QL_ASSIGN_OR_RETURN(const BlockLdl* ldl, hessian.Ldl(1, team_));
+    const std::vector<float> weights_t = Transposed();
+    std::vector<float> decoded_t(weights_t.size());
+    IcquantColumns columns(source_.rows, source_.cols, parts_, LevelCount());
+    ForEachRow([&](uint64_t r, Worker& worker) {
+      worker.row.Split(source_.row(r), source_.importance,
+                       IcquantRowOutliers(form_.options.outliers, source_.cols));
+      index_.SetRow(r, worker.row.outlier_columns());
+      FitRow(r, worker, columns);
+    });
+    Ldlq(*ldl, weights_t, source_.rows, columns, absl::MakeSpan(decoded_t), team_);
+    for (int round = 0; round < kRefits; ++round) {
+      ForEachRow([&](uint64_t r, Worker& worker) {
+        std::vector<float> targets(source_.cols);
+        for (uint64_t c = 0; c < source_.cols; ++c) targets[c] = columns.target(r, c);
+        worker.row.SplitAt(targets, source_.importance, index_.row(r));
+        FitRow(r, worker, columns);
+      });
+      Ldlq(*ldl, weights_t, source_.rows, columns, absl::MakeSpan(decoded_t), team_);
+    }
+    const int first_code = FirstCode(form_.options);
+    ForEachRow([&](uint64_t r, Worker& worker) {
+      for (uint64_t c = 0; c < source_.cols; ++c) {
+        worker.codes[c] = static_cast<uint8_t>(columns.code(r, c) + first_code);
       }
-    }
-    options.index_bits = ChooseIndexBits(options, symbols);
-    if (symbols[options.index_bits] > std::numeric_limits<uint32_t>::max()) {
-      return absl::InvalidArgumentError(absl::StrCat("icquant: ", symbols[options.index_bits],
-                                                     " index symbols; at most 2^32 - 1"));
-    }
-    for (Plane& plane : index.Write(options.index_bits, symbols[options.index_bits])) {
-      encoded.planes.push_back(std::move(plane));
-    }
+      StoreCodes(r, worker);
+    });
+    return Finish(ProxyLoss(hessian.hessian(), weights_t, decoded_t, source_.rows, team_));
   }
-  double error = 0;
-  double signal = 0;
-  for (uint64_t r = 0; r < source.rows; ++r) {
-    error += errors[r];
-    signal += signals[r];
+
+ private:
+  uint32_t LevelCount() const { return form_.options.bits == 8 ? 255 : 1u << form_.options.bits; }
+
+  template <typename Body>  // void(uint64_t row, Worker&)
+  void ForEachRow(Body body) {
+    team_.ParallelFor(source_.rows, 4, [&](size_t begin, size_t end, int id) {
+      for (size_t r = begin; r < end; ++r) body(r, workers_[static_cast<size_t>(id)]);
+    });
   }
-  encoded.relative_error = signal == 0 ? 0 : error / signal;
-  encoded.recipe = options.ToRecipe();
-  return encoded;
-}
+
+  void FitRow(uint64_t r, Worker& worker, IcquantColumns& columns) {
+    worker.fitter.Fit(worker.row, worker.levels);
+    level_planes_.StoreRow(r, worker.levels);
+    columns.SetRow(r, worker.levels, index_.row(r));
+  }
+
+  void StoreCodes(uint64_t r, const Worker& worker) {
+    PackCodes(worker.codes.data(), form_.options.bits, source_.cols,
+              codes_.bytes.data() + r * code_row_bytes_);
+  }
+
+  // [cols, rows].
+  std::vector<float> Transposed() const {
+    std::vector<float> transposed(source_.weights.size());
+    team_.ParallelFor(source_.cols, 16, [&](size_t begin, size_t end, int) {
+      for (uint64_t r = 0; r < source_.rows; ++r) {
+        for (size_t c = begin; c < end; ++c) {
+          transposed[c * source_.rows + r] = source_.weights[r * source_.cols + c];
+        }
+      }
+    });
+    return transposed;
+  }
+
+  absl::StatusOr<EncodedMatrix> Finish(double relative_error) {
+    IcquantOptions options = form_.options;
+    if (options.codebook == IcquantCodebook::kTensor) level_planes_.StoreShared(form_.shared);
+    EncodedMatrix encoded;
+    encoded.planes.push_back(std::move(codes_));
+    for (Plane& plane : level_planes_.Take()) encoded.planes.push_back(std::move(plane));
+    if (options.outliers > 0) {
+      QL_ASSIGN_OR_RETURN(options.index_bits, index_.Write(options.index_bits, encoded.planes));
+    }
+    encoded.relative_error = relative_error;
+    encoded.recipe = options.ToRecipe();
+    return encoded;
+  }
+
+  const Source& source_;
+  const Form& form_;
+  ThreadTeam& team_;
+  uint32_t parts_;
+  uint64_t code_row_bytes_;
+  Plane codes_;
+  IcquantLevelPlanes level_planes_;
+  IcquantOutlierIndex index_;
+  std::vector<Worker> workers_;
+};
 
 class IcquantCodec final : public Codec {
  public:
@@ -463,8 +376,11 @@ class IcquantCodec final : public Codec {
       options.outliers = 0;
       options.index_bits = 0;
     }
+    const bool feedback = options.rounding == IcquantRounding::kLdlq && input.hessian != nullptr;
+    if (!feedback) options.rounding = IcquantRounding::kNearest;
     QL_ASSIGN_OR_RETURN(const Form form, ChooseForm(source, options, team));
-    return EncodeWithForm(source, form, team);
+    Encoding encoding(source, form, team);
+    return feedback ? encoding.RoundWithFeedback(*input.hessian) : encoding.RoundToNearest();
   }
 
  private:
@@ -490,22 +406,25 @@ CodecRegistration IcquantRegistration() {
       .info = {.name = "icquant",
                .summary = "scalar quantizers for inliers and outliers of each row, outlier "
                           "positions gap-coded (arXiv 2505.00850)",
-               .options = {{"bits", "bits of a code: 1, 2, 3, 4 or 8; default 4"},
-                           {"outliers",
-                            "share of each row's largest weights coded apart, 0 to 0.25; default "
-                            "0.05, or 0 with 8 bits"},
-                           {"inner",
-                            "kmeans (importance-weighted, up to 4 bits) or rtn (uniform levels); "
-                            "default kmeans, or rtn with 8 bits"},
-                           {"codebook",
-                            "fp16, int8 (with a scale per row), tensor (one for all rows, with a "
-                            "scale per row), range (rtn only), or auto by rate and error; default "
-                            "auto"},
-                           {"offset",
-                            "row (int8 codebooks also have an offset per row), none, or auto; "
-                            "default auto"},
-                           {"index_bits",
-                            "bits of a gap symbol, 2 to 8, or auto by size; default auto"}}},
+               .options =
+                   {{"bits", "bits of a code: 1, 2, 3, 4 or 8; default 4"},
+                    {"outliers",
+                     "share of each row's largest weights coded apart, 0 to 0.25; default "
+                     "0.05, or 0 with 8 bits"},
+                    {"inner",
+                     "kmeans (importance-weighted, up to 4 bits) or rtn (uniform levels); "
+                     "default kmeans, or rtn with 8 bits"},
+                    {"codebook",
+                     "fp16, int8 (with a scale per row), tensor (one for all rows, with a "
+                     "scale per row), range (rtn only), or auto by rate and error; default "
+                     "auto"},
+                    {"offset",
+                     "row (int8 codebooks also have an offset per row), none, or auto; "
+                     "default auto"},
+                    {"rounding",
+                     "ldlq (feedback of rounding errors, with calibration) or nearest; default "
+                     "ldlq, or nearest with 8 bits"},
+                    {"index_bits", "bits of a gap symbol, 2 to 8, or auto by size; default auto"}}},
       .create = Create,
       .open = Open};
 }

@@ -16,6 +16,7 @@ constexpr double kMaxOutliers = 0.25;
 constexpr absl::string_view kInnerNames[] = {"rtn", "kmeans"};
 constexpr absl::string_view kCodebookNames[] = {"auto", "fp16", "int8", "tensor", "range"};
 constexpr absl::string_view kOffsetNames[] = {"auto", "none", "row"};
+constexpr absl::string_view kRoundingNames[] = {"nearest", "ldlq"};
 
 absl::Status BadValue(absl::string_view key, absl::string_view value, absl::string_view allowed) {
   return absl::InvalidArgumentError(
@@ -57,6 +58,9 @@ absl::Status SetOption(absl::string_view key, absl::string_view value, IcquantOp
   } else if (key == "offset") {
     QL_ASSIGN_OR_RETURN(options.offset,
                         EnumValue<IcquantOffset>(key, value, kOffsetNames, "auto, none, row"));
+  } else if (key == "rounding") {
+    QL_ASSIGN_OR_RETURN(options.rounding,
+                        EnumValue<IcquantRounding>(key, value, kRoundingNames, "ldlq, nearest"));
   } else if (key == "index_bits") {
     if (value == "auto") {
       options.index_bits = 0;
@@ -65,9 +69,9 @@ absl::Status SetOption(absl::string_view key, absl::string_view value, IcquantOp
       return BadValue(key, value, "auto, 2 to 8");
     }
   } else {
-    return absl::InvalidArgumentError(
-        absl::StrCat("icquant: unknown key '", key,
-                     "': allowed are bits, codebook, index_bits, inner, offset, outliers"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "icquant: unknown key '", key,
+        "': allowed are bits, codebook, index_bits, inner, offset, outliers, rounding"));
   }
   return absl::OkStatus();
 }
@@ -111,6 +115,8 @@ absl::StatusOr<IcquantOptions> IcquantOptions::FromRecipe(const Recipe& recipe) 
   if (options.bits == 8) {
     if (!recipe.options.contains("inner")) options.inner = IcquantInner::kRtn;
     if (!recipe.options.contains("outliers")) options.outliers = 0;
+    // Too fine for feedback to matter, and the embedding's many rows would make it slow.
+    if (!recipe.options.contains("rounding")) options.rounding = IcquantRounding::kNearest;
   }
   QL_RETURN_IF_ERROR(CheckCombination(options));
   return options;
@@ -131,6 +137,7 @@ std::string IcquantOptions::ToRecipe() const {
   if (outliers > 0) {
     recipe.options["index_bits"] = index_bits == 0 ? "auto" : absl::StrCat(index_bits);
   }
+  recipe.options["rounding"] = std::string(kRoundingNames[static_cast<int>(rounding)]);
   return recipe.ToString();
 }
 

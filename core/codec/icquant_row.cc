@@ -25,19 +25,17 @@ float Threshold(float a, float b) {
              : rounded;
 }
 
-struct Thresholds {
-  Thresholds(const std::array<float, 256>& levels, uint32_t level_count) : count(level_count - 1) {
-    for (uint32_t k = 0; k < count; ++k) above[k] = Threshold(levels[k], levels[k + 1]);
-  }
-  uint32_t Nearest(float x) const {
-    return static_cast<uint32_t>(std::lower_bound(above.begin(), above.begin() + count, x) -
-                                 above.begin());
-  }
-  std::array<float, 255> above;
-  uint32_t count;
-};
-
 }  // namespace
+
+IcquantThresholds::IcquantThresholds(const std::array<float, 256>& levels, uint32_t level_count)
+    : count(level_count - 1) {
+  for (uint32_t k = 0; k < count; ++k) above[k] = Threshold(levels[k], levels[k + 1]);
+}
+
+uint32_t IcquantThresholds::Nearest(float x) const {
+  return static_cast<uint32_t>(std::lower_bound(above.begin(), above.begin() + count, x) -
+                               above.begin());
+}
 
 void IcquantRow::ChooseColumns(absl::Span<const float> weights, uint64_t outliers) {
   columns_.clear();
@@ -68,6 +66,17 @@ void IcquantRow::ChooseColumns(absl::Span<const float> weights, uint64_t outlier
 void IcquantRow::Split(absl::Span<const float> weights, absl::Span<const double> importance,
                        uint64_t outliers) {
   ChooseColumns(weights, outliers);
+  SplitAtColumns(weights, importance);
+}
+
+void IcquantRow::SplitAt(absl::Span<const float> weights, absl::Span<const double> importance,
+                         absl::Span<const uint32_t> columns) {
+  columns_.assign(columns.begin(), columns.end());
+  SplitAtColumns(weights, importance);
+}
+
+void IcquantRow::SplitAtColumns(absl::Span<const float> weights,
+                                absl::Span<const double> importance) {
   values_.clear();
   weights_.clear();
   for (const uint32_t c : columns_) {
@@ -92,7 +101,7 @@ void IcquantRow::Split(absl::Span<const float> weights, absl::Span<const double>
 void AssignNearest(absl::Span<const float> weights, absl::Span<const uint32_t> outlier_columns,
                    const IcquantLevels& levels, int first_code, uint8_t* codes) {
   constexpr uint32_t kCountedThresholds = 15;  // n <= 4: counting them vectorizes
-  const Thresholds inlier(levels.values[0], levels.count);
+  const IcquantThresholds inlier(levels.values[0], levels.count);
   if (inlier.count <= kCountedThresholds) {
     std::fill(codes, codes + weights.size(), 0);
     for (uint32_t k = 0; k < inlier.count; ++k) {
@@ -107,7 +116,7 @@ void AssignNearest(absl::Span<const float> weights, absl::Span<const uint32_t> o
     }
   }
   if (!outlier_columns.empty()) {
-    const Thresholds outlier(levels.values[1], levels.count);
+    const IcquantThresholds outlier(levels.values[1], levels.count);
     for (const uint32_t c : outlier_columns) {
       codes[c] = static_cast<uint8_t>(outlier.Nearest(weights[c]));
     }

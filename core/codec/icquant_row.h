@@ -20,6 +20,10 @@ class IcquantRow {
   void Split(absl::Span<const float> weights, absl::Span<const double> importance,
              uint64_t outliers);
 
+  // The same with the outliers' columns given, ascending.
+  void SplitAt(absl::Span<const float> weights, absl::Span<const double> importance,
+               absl::Span<const uint32_t> columns);
+
   // Columns of the outliers, ascending.
   absl::Span<const uint32_t> outlier_columns() const { return columns_; }
   const WeightedPoints& inliers() const { return inliers_; }
@@ -27,6 +31,7 @@ class IcquantRow {
 
  private:
   void ChooseColumns(absl::Span<const float> weights, uint64_t outliers);
+  void SplitAtColumns(absl::Span<const float> weights, absl::Span<const double> importance);
 
   std::vector<uint64_t> keys_;
   std::vector<uint32_t> columns_;
@@ -49,6 +54,16 @@ struct IcquantLevels {
   uint16_t scale = 0;                               // BF16
   uint16_t offset = 0;                              // BF16
   std::array<uint16_t, 6> ranges;                   // range: F16 (lowest, step) x 3
+};
+
+// Where the nearest of a part's levels changes: level k + 1 is nearer than k for floats above
+// above[k]. Halfway goes to the lower level.
+struct IcquantThresholds {
+  IcquantThresholds(const std::array<float, 256>& levels, uint32_t level_count);
+  uint32_t Nearest(float x) const;
+
+  std::array<float, 255> above;
+  uint32_t count;  // levels - 1
 };
 
 // Sets codes[c] to the index of the nearest level of the part that column c belongs to (halfway

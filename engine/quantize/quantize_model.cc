@@ -9,6 +9,7 @@
 #include "core/base/sha256.h"
 #include "core/base/status.h"
 #include "core/format/source_model.h"
+#include "core/rounding/hessian_factors.h"
 #include "engine/cpu_backend.h"
 #include "engine/loaded_model.h"
 #include "engine/quantize/calibration.h"
@@ -206,9 +207,10 @@ class QuantizeRun {
 
   absl::Status EncodeGroup(absl::Span<LinearWeight* const> group, Hessian hessian,
                            SourceWeights& weights, Backend& backend) {
+    HessianFactors factors(std::move(hessian));
     for (LinearWeight* linear : group) {
       const PlannedTensor& tensor = *FindPlanned(linear->name);
-      QL_RETURN_IF_ERROR(EnsureEncoded(tensor, &hessian));
+      QL_RETURN_IF_ERROR(EnsureEncoded(tensor, &factors));
       if (tensor.spec.role != TensorSpec::Role::kLinear) continue;
       if (!tensor.codec) {
         QL_ASSIGN_OR_RETURN(linear->matrix,
@@ -231,7 +233,7 @@ class QuantizeRun {
   }
 
   // Encodes and stores the tensor unless an earlier run did.
-  absl::Status EnsureEncoded(const PlannedTensor& tensor, const Hessian* hessian) {
+  absl::Status EnsureEncoded(const PlannedTensor& tensor, HessianFactors* hessian) {
     const std::string& name = tensor.spec.name;
     progress_.tensor_seconds = 0;
     if (writer_->FindTensor(name) == nullptr) {
@@ -267,19 +269,21 @@ class QuantizeRun {
     return Step(fraction);
   }
 
-  absl::Status EncodeTensor(const PlannedTensor& tensor, const Hessian* hessian) {
+  absl::Status EncodeTensor(const PlannedTensor& tensor, HessianFactors* hessian) {
     QL_ASSIGN_OR_RETURN(const std::vector<float> values, source_->ReadFloats(tensor.spec.name));
     if (!tensor.codec) {
       QL_ASSIGN_OR_RETURN(const DType dtype, source_->StoredType(tensor.spec.name));
       return writer_->AddRaw(tensor.spec.name, tensor.spec.shape, dtype, values);
     }
     std::vector<float> importance;
-    if (hessian != nullptr) importance = hessian->MeanSquares();
+    if (hessian != nullptr) importance = hessian->hessian().MeanSquares();
     const uint64_t rows = tensor.spec.shape[0], cols = tensor.spec.shape[1];
-    QL_ASSIGN_OR_RETURN(
-        const EncodedMatrix encoded,
-        tensor.codec->Encode(
-            {.weights = values, .rows = rows, .cols = cols, .importance = importance}, team_));
+    QL_ASSIGN_OR_RETURN(const EncodedMatrix encoded, tensor.codec->Encode({.weights = values,
+                                                                           .rows = rows,
+                                                                           .cols = cols,
+                                                                           .importance = importance,
+                                                                           .hessian = hessian},
+                                                                          team_));
     return writer_->AddEncoded(tensor.spec.name, rows, cols, encoded);
   }
 
