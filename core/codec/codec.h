@@ -93,8 +93,8 @@ struct EncodedMatrix {
   // was chosen), in canonical spelling: what OpenMatrix needs besides the planes.
   std::string recipe;
   std::vector<Plane> planes;
-  // sum_rc importance_c (w_rc - decoded_rc)^2 / sum_rc importance_c w_rc^2; 0 for an all-zero
-  // matrix.
+  // The proxy loss tr(E H E^T) / tr(W H W^T), E = W - decoded, where errors were fed back; else
+  // sum_rc importance_c e_rc^2 / sum_rc importance_c w_rc^2. 0 for an all-zero matrix.
   double relative_error = 0;
 };
 

@@ -11,6 +11,7 @@
 #include "core/rounding/hessian_factors.h"
 #include "tests/core/codec_testing.h"
 #include "tests/core/every_simd_target.h"
+#include "tests/core/rounding_testing.h"
 
 namespace quantloom {
 namespace {
@@ -20,18 +21,7 @@ using ::testing::HasSubstr;
 constexpr uint64_t kRows = 40;
 constexpr uint64_t kCols = 96;
 
-// Inputs whose neighbouring columns are correlated.
-Hessian CorrelatedHessian(uint64_t n, uint32_t seed) {
-  constexpr uint64_t kTokens = 400;
-  std::vector<float> inputs = GaussianWeights(kTokens * n, seed);
-  for (uint64_t t = 0; t < kTokens; ++t) {
-    for (uint64_t c = 1; c < n; ++c) inputs[t * n + c] += 0.9f * inputs[t * n + c - 1];
-  }
-  ThreadTeam team(1);
-  Hessian hessian(n);
-  hessian.Accumulate(inputs, team);
-  return hessian;
-}
+Hessian InputHessian(uint64_t n, uint32_t seed) { return CorrelatedHessian(400, n, seed); }
 
 EncodedMatrix Encode(absl::string_view recipe, absl::Span<const float> weights, uint64_t rows,
                      uint64_t cols, const Hessian* hessian, int threads = 1) {
@@ -82,7 +72,7 @@ const Plane& PlaneNamed(const EncodedMatrix& encoded, absl::string_view name) {
 class IcquantFeedbackTest : public ::testing::TestWithParam<const char*> {
  protected:
   std::vector<float> weights_ = GaussianWeights(kRows * kCols, 5);
-  Hessian hessian_ = CorrelatedHessian(kCols, 6);
+  Hessian hessian_ = InputHessian(kCols, 6);
 };
 
 TEST_P(IcquantFeedbackTest, LosesLessOfTheOutputsThanNearestRounding) {
@@ -98,7 +88,7 @@ TEST_P(IcquantFeedbackTest, LosesLessOfTheOutputsThanNearestRounding) {
 
 TEST_P(IcquantFeedbackTest, SameBytesForAnyNumberOfThreadsAndEveryTarget) {
   const EncodedMatrix first = Encode(GetParam(), weights_, kRows, kCols, &hessian_, 1);
-  ForEverySimdTarget([&] {
+  OnEverySimdTarget([&](const std::string&) {
     const EncodedMatrix other = Encode(GetParam(), weights_, kRows, kCols, &hessian_, 3);
     EXPECT_EQ(other.recipe, first.recipe);
     ASSERT_EQ(other.planes.size(), first.planes.size());
@@ -117,7 +107,7 @@ INSTANTIATE_TEST_SUITE_P(Recipes, IcquantFeedbackTest,
 
 TEST(IcquantFeedback, KeepsTheOutliersWhereNearestRoundingHasThem) {
   const std::vector<float> weights = GaussianWeights(kRows * kCols, 7);
-  const Hessian hessian = CorrelatedHessian(kCols, 8);
+  const Hessian hessian = InputHessian(kCols, 8);
   const EncodedMatrix feedback = Encode("icquant:bits=2", weights, kRows, kCols, &hessian);
   const EncodedMatrix nearest =
       Encode("icquant:bits=2,rounding=nearest", weights, kRows, kCols, &hessian);
@@ -141,10 +131,9 @@ TEST(IcquantFeedback, WithoutAHessianTheRecipeSaysNearest) {
   const std::vector<float> weights = GaussianWeights(kRows * kCols, 10);
   const EncodedMatrix encoded = Encode("icquant:bits=3", weights, kRows, kCols, nullptr);
   EXPECT_THAT(encoded.recipe, HasSubstr("rounding=nearest"));
-  EXPECT_EQ(encoded.planes[0].bytes,
-            Encode("icquant:bits=3,rounding=nearest", weights, kRows, kCols, nullptr)
-                .planes[0]
-                .bytes);
+  EXPECT_EQ(
+      encoded.planes[0].bytes,
+      Encode("icquant:bits=3,rounding=nearest", weights, kRows, kCols, nullptr).planes[0].bytes);
 }
 
 TEST(IcquantFeedback, TakesAnyHessianAndShape) {
@@ -159,8 +148,8 @@ TEST(IcquantFeedback, TakesAnyHessianAndShape) {
   Case cases[] = {{"no tokens", 5, 7, Hessian(7)},
                   {"one token", 5, 7, Hessian(7, ones, 1)},
                   {"dead inputs", 4, 9, Hessian(9, dead, 3)},
-                  {"one column", 6, 1, CorrelatedHessian(1, 1)},
-                  {"one row", 1, 33, CorrelatedHessian(33, 2)}};
+                  {"one column", 6, 1, InputHessian(1, 1)},
+                  {"one row", 1, 33, InputHessian(33, 2)}};
   for (const Case& c : cases) {
     SCOPED_TRACE(c.name);
     for (const char* recipe : {"icquant:bits=2", "icquant:bits=8,rounding=ldlq"}) {
@@ -177,9 +166,9 @@ TEST(IcquantFeedback, ANonFiniteHessianIsRefused) {
   HessianFactors factors(hessian);
   ThreadTeam team(1);
   const std::vector<float> weights(6, 1.0f);
-  const auto encoded = (*CreateCodec("icquant:bits=2"))
-                           ->Encode({.weights = weights, .rows = 2, .cols = 3, .hessian = &factors},
-                                    team);
+  const auto encoded =
+      (*CreateCodec("icquant:bits=2"))
+          ->Encode({.weights = weights, .rows = 2, .cols = 3, .hessian = &factors}, team);
   EXPECT_TRUE(absl::IsInvalidArgument(encoded.status())) << encoded.status();
 }
 
