@@ -101,8 +101,8 @@ class TileEncoder::Search {
   void Run(uint8_t* bits);
 
  private:
-  // Runs one step and lowers the metrics if need be.
-  void Advance(int step);
+  // Runs one step and lowers the metrics if need be. Only `traced` steps leave choices.
+  void Advance(int step, bool traced);
   // The choices of a step, to be read back.
   uint16_t* Choices(int step) { return choices_.get() + static_cast<size_t>(step) * choice_words_; }
   // The state of `step` that led to survivor r.
@@ -164,7 +164,7 @@ void TileEncoder::Search::SetTargets(const float* targets, const Ignored& ignore
   }
 }
 
-void TileEncoder::Search::Advance(int index) {
+void TileEncoder::Search::Advance(int index, bool traced) {
   ViterbiStep step;
   step.in = format_.Shift(index);
   step.out = OutOf(index);
@@ -177,7 +177,7 @@ void TileEncoder::Search::Advance(int index) {
   }
   step.from = from_.get();
   step.to = to_.get();
-  step.choices = Choices(index);
+  step.choices = traced ? Choices(index) : nullptr;
   const uint16_t least = RunViterbiStep(step);
   if (least >= kLowerAt) LowerMetrics(to_.get(), SurvivorCount(step.out), least);
   std::swap(from_, to_);
@@ -192,8 +192,8 @@ size_t TileEncoder::Search::FindWrap() {
   const int steps = format_.steps();
   const int half = steps / 2;
   std::fill_n(from_.get(), SurvivorCount(format_.Shift(half - 1)), uint16_t{0});
-  for (int step = half; step-- > 0;) Advance(step);
-  for (int step = steps; step-- > half;) Advance(step);
+  for (int step = half; step-- > 0;) Advance(step, false);
+  for (int step = steps; step-- > half;) Advance(step, true);
   const uint16_t* begin = from_.get();
   const uint16_t* end = begin + SurvivorCount(OutOf(half));
   auto survivor = static_cast<size_t>(std::min_element(begin, end) - begin);
@@ -208,7 +208,7 @@ void TileEncoder::Search::Run(uint8_t* bits) {
   const int steps = format_.steps();
   std::fill_n(from_.get(), SurvivorCount(format_.Shift(steps - 1)), kUnreachable);
   from_[survivor] = 0;
-  for (int step = steps; step-- > 0;) Advance(step);
+  for (int step = steps; step-- > 0;) Advance(step, true);
   std::memset(bits, 0, format_.tile_bytes());
   for (int step = 0; step < steps; ++step) {
     const uint32_t state = StateBefore(step, survivor);

@@ -62,8 +62,8 @@ HWY_INLINE Metrics SquaredError(hn::Vec<ValueTag> target, const int16_t* values)
 
 // The step for fixed bit counts. Choices of 16 / ChoiceBits blocks share a word, the first block's
 // in its highest bits.
-template <int kIn, int kOut, int kComponents>
-uint16_t Step(const ViterbiStep& step) {
+template <int kIn, int kOut, int kComponents, bool kTraced>
+uint16_t FixedStep(const ViterbiStep& step) {
   constexpr size_t kBranches = size_t{1} << kOut;
   constexpr size_t kBlocks = SurvivorCount(kOut) / kViterbiBlock;
   constexpr size_t kBlocksPerWord = 16 / ChoiceBits(kOut);
@@ -78,7 +78,7 @@ uint16_t Step(const ViterbiStep& step) {
   uint16_t* HWY_RESTRICT to = step.to;
   uint16_t* HWY_RESTRICT choices = step.choices;
   auto least = hn::Set(d, kUnreachable);
-  for (size_t block = 0; block < kBlocks; choices += kViterbiBlock) {
+  for (size_t block = 0; block < kBlocks;) {
     Metrics words[kVecs];
     for (size_t v = 0; v < kVecs; ++v) words[v] = hn::Zero(d);
     for (size_t j = 0; j < kBlocksPerWord; ++j, ++block) {
@@ -97,25 +97,38 @@ uint16_t Step(const ViterbiStep& step) {
         };
         auto best = branch(0);
         auto choice = hn::Zero(d);
-#pragma GCC unroll 4
+        HWY_UNROLL(4)
         for (size_t x = 1; x < kBranches; ++x) {
           const auto previous = best;
           best = hn::Min(best, branch(x));
-          choice =
-              hn::IfThenElse(hn::Eq(best, previous), choice, hn::Set(d, static_cast<uint16_t>(x)));
+          if constexpr (kTraced) {
+            choice = hn::IfThenElse(hn::Eq(best, previous), choice,
+                                    hn::Set(d, static_cast<uint16_t>(x)));
+          }
         }
         hn::Store(best, d, to + r);
         least = hn::Min(least, best);
-        words[v] = hn::Or(hn::ShiftLeft<ChoiceBits(kOut) % 16>(words[v]), choice);
+        if constexpr (kTraced) {
+          words[v] = hn::Or(hn::ShiftLeft<ChoiceBits(kOut)>(words[v]), choice);
+        }
       }
     }
-    for (size_t v = 0; v < kVecs; ++v) hn::Store(words[v], d, choices + v * kLanes);
+    if constexpr (kTraced) {
+      for (size_t v = 0; v < kVecs; ++v) hn::Store(words[v], d, choices + v * kLanes);
+      choices += kViterbiBlock;
+    }
   }
   HWY_ALIGN uint16_t lanes[kLanes];
   hn::Store(least, d, lanes);
   uint16_t result = kUnreachable;
   for (const uint16_t lane : lanes) result = lane < result ? lane : result;
   return result;
+}
+
+template <int kIn, int kOut, int kComponents>
+uint16_t Step(const ViterbiStep& step) {
+  return step.choices != nullptr ? FixedStep<kIn, kOut, kComponents, true>(step)
+                                 : FixedStep<kIn, kOut, kComponents, false>(step);
 }
 
 uint16_t SelectStep(const ViterbiStep& step) {

@@ -76,7 +76,7 @@ struct ViterbiStep {
   int16_t targets[2];        // per component, in the values' unit, within +-IntegerPeak
   const uint16_t* from;      // SurvivorCount(in) metrics and kSurvivorPadding more
   uint16_t* to;              // SurvivorCount(out) metrics, 64-byte aligned
-  uint16_t* choices;         // ChoiceWords(out), 64-byte aligned
+  uint16_t* choices;         // ChoiceWords(out), 64-byte aligned; null if not to be read back
 };
 
 // Runs a step; returns the least of the metrics it wrote. The error of a value v for a target t is
