@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "tests/core/every_simd_target.h"
+#include "tests/core/gaussian_values.h"
 
 namespace quantloom {
 namespace {
@@ -147,14 +148,6 @@ Encoded Encode(int bits, const std::vector<float>& targets, const std::vector<fl
   return result;
 }
 
-std::vector<float> Gaussian(size_t count, float stddev, uint32_t seed = 1) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0.0f, stddev);
-  std::vector<float> values(count);
-  for (float& value : values) value = normal(random);
-  return values;
-}
-
 double WeightedError(const std::vector<float>& targets, const std::vector<float>& decoded,
                      const std::vector<float>& weights, size_t row) {
   const size_t rows = targets.size() / 8;
@@ -201,10 +194,12 @@ void ExpectNearest(const std::vector<float>& targets, const std::vector<float>& 
   }
 }
 
-TEST(E8p, Encode_FindsTheNearestOfAllCodewords) { ExpectNearest(Gaussian(8 * 100, 1.03f)); }
+TEST(E8p, Encode_FindsTheNearestOfAllCodewords) {
+  ExpectNearest(GaussianValues(8 * 100, 1, 1.03f));
+}
 
 TEST(E8p, Encode_FindsTheNearestForTargetsOutsideTheCodebook) {
-  ExpectNearest(Gaussian(8 * 70, 4.0f));
+  ExpectNearest(GaussianValues(8 * 70, 1, 4.0f));
 }
 
 TEST(E8p, Encode_FindsTheNearestUnderWeights) {
@@ -213,14 +208,14 @@ TEST(E8p, Encode_FindsTheNearestUnderWeights) {
   std::mt19937 random(2);
   for (float& w : masks) w = random() % 4 == 0 ? 0.0f : 1.0f;
   for (float& w : spread) w = static_cast<float>(random() % 1000) * 0.004f;
-  ExpectNearest(Gaussian(8 * kRows, 1.0f, 3), masks);
-  ExpectNearest(Gaussian(8 * kRows, 1.0f, 4), spread);
+  ExpectNearest(GaussianValues(8 * kRows, 3), masks);
+  ExpectNearest(GaussianValues(8 * kRows, 4), spread);
 }
 
 // Of the second stage's 256 vectors, by trying them all.
 TEST(E8p, Encode_SecondStageOf3BitsIsTheNearestToWhatIsLeft) {
   constexpr size_t kRows = 300;
-  const std::vector<float> targets = Gaussian(8 * kRows, 0.98f, 5);
+  const std::vector<float> targets = GaussianValues(8 * kRows, 5, 0.98f);
   const Encoded first = Encode(2, targets), both = Encode(3, targets);
   EXPECT_EQ(both.codes, first.codes);
   for (size_t r = 0; r < kRows; ++r) {
@@ -242,7 +237,7 @@ TEST(E8p, Encode_SecondStageOf3BitsIsTheNearestToWhatIsLeft) {
 
 TEST(E8p, Encode_SecondStageOf4BitsIsE8pOfWhatIsLeft) {
   constexpr size_t kRows = 100;
-  const std::vector<float> targets = Gaussian(8 * kRows, 1.03f, 6);
+  const std::vector<float> targets = GaussianValues(8 * kRows, 6, 1.03f);
   const Encoded first = Encode(2, targets), both = Encode(4, targets);
   EXPECT_EQ(both.codes, first.codes);
   std::vector<float> left(targets.size());
@@ -264,7 +259,7 @@ TEST(E8p, Encode_DistortionOfGaussianWeights) {
   } cases[] = {{2, 0.0917}, {3, 0.0300}, {4, 0.0098}};
   for (const auto& c : cases) {
     const float rms = Rate(c.bits).input_rms;
-    const std::vector<float> targets = Gaussian(8 * kRows, rms, 7);
+    const std::vector<float> targets = GaussianValues(8 * kRows, 7, rms);
     EXPECT_LT(MeanSquaredError(targets, Encode(c.bits, targets).decoded) / (rms * rms), c.most)
         << c.bits << " bits";
   }
@@ -272,7 +267,7 @@ TEST(E8p, Encode_DistortionOfGaussianWeights) {
 
 TEST(E8p, Encode_DecodedIsWhatTheCodesDecodeTo) {
   constexpr size_t kRows = 130;
-  const std::vector<float> targets = Gaussian(8 * kRows, 1.0f, 8);
+  const std::vector<float> targets = GaussianValues(8 * kRows, 8);
   for (const int bits : {2, 3, 4}) {
     const Encoded encoded = Encode(bits, targets);
     for (size_t r = 0; r < kRows; ++r) {
@@ -314,8 +309,8 @@ TEST(E8p, Encode_ZerosHugeValuesAndDenormals) {
 
 TEST(E8p, Encode_SameResultOnEveryTargetForAnyThreadsAndBatch) {
   constexpr size_t kRows = 777;
-  const std::vector<float> targets = Gaussian(8 * kRows, 1.0f, 9);
-  std::vector<float> weights = Gaussian(8 * kRows, 1.0f, 10);
+  const std::vector<float> targets = GaussianValues(8 * kRows, 9);
+  std::vector<float> weights = GaussianValues(8 * kRows, 10);
   for (float& w : weights) w = w < 0 ? 0.0f : w;
   for (const int bits : {2, 3, 4}) {
     const Encoded expected = Encode(bits, targets);

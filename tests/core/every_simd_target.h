@@ -1,7 +1,7 @@
 // Runs a piece of a test on every SIMD target that this machine has, the emulated one included.
 #pragma once
 
-#include <string>
+#include <cstdint>
 
 #include "absl/functional/function_ref.h"
 #include "gtest/gtest.h"
@@ -10,7 +10,7 @@
 namespace quantloom {
 
 // body(name) with each target forced; afterwards the best is in use again.
-inline void OnEverySimdTarget(absl::FunctionRef<void(const std::string& target)> body) {
+inline void OnEverySimdTarget(absl::FunctionRef<void(const char* target)> body) {
   hwy::SetSupportedTargetsForTest(0);
   const int64_t usable = (hwy::SupportedTargets() | HWY_STATIC_TARGET) & (HWY_TARGETS);
   for (int64_t left = usable; left != 0; left &= left - 1) {

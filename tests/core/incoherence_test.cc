@@ -7,7 +7,8 @@
 #include "core/base/parallel.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/core/transform_testing.h"
+#include "tests/core/every_simd_target.h"
+#include "tests/core/gaussian_values.h"
 
 namespace quantloom {
 namespace {

@@ -12,6 +12,7 @@
 
 #include "core/rounding/proxy_loss.h"
 #include "tests/core/every_simd_target.h"
+#include "tests/core/gaussian_values.h"
 #include "tests/core/rounding_testing.h"
 
 namespace quantloom {
@@ -89,7 +90,7 @@ class LdlqShapes : public testing::TestWithParam<Shape> {};
 TEST_P(LdlqShapes, Ldlq_EqualsItsDefinitionBitForBitOnEveryTargetAndThreadCount) {
   const auto [rows, cols, block] = GetParam();
   const BlockLdl ldl = MustFactor(CorrelatedHessian(2 * cols + 3, cols, 1), block);
-  const std::vector<float> weights_t = GaussianFloats(rows * cols, 2);
+  const std::vector<float> weights_t = GaussianValues(rows * cols, 2);
   const std::vector<float> expected = PlainLdlq(ldl, weights_t, rows);
   ThreadTeam one(1), two(2);
   OnEverySimdTarget([&](const std::string&) {
@@ -108,7 +109,7 @@ class LdlqBlocks : public testing::TestWithParam<uint64_t> {};
 TEST_P(LdlqBlocks, Ldlq_HasLowerProxyLossThanNearest) {
   constexpr uint64_t kRows = 64, kCols = 192;
   const Hessian hessian = CorrelatedHessian(1000, kCols, 3);
-  const std::vector<float> weights_t = GaussianFloats(kRows * kCols, 4);
+  const std::vector<float> weights_t = GaussianValues(kRows * kCols, 4);
   ThreadTeam team(2);
   UniformQuantizer quantizer(GetParam(), kRows, kStep);
   std::vector<float> nearest(weights_t.size());
@@ -126,7 +127,7 @@ TEST_P(LdlqBlocks, Ldlq_LossIsTheQuantizersErrorWeightedByD) {
   constexpr uint64_t kRows = 20, kCols = 150;
   const Hessian hessian = CorrelatedHessian(400, kCols, 5);
   const BlockLdl ldl = MustFactor(hessian, GetParam());
-  const std::vector<float> weights_t = GaussianFloats(kRows * kCols, 6);
+  const std::vector<float> weights_t = GaussianValues(kRows * kCols, 6);
   ThreadTeam team(1);
   const std::vector<float> decoded = RunLdlq(ldl, weights_t, kRows, team);
   const auto error = [&](uint64_t r, uint64_t c) {
@@ -154,7 +155,7 @@ INSTANTIATE_TEST_SUITE_P(Widths, LdlqBlocks, testing::Values(1, 8, 16));
 
 TEST(Ldlq, Ldlq_OneBlockForTheWholeMatrixIsNearest) {
   constexpr uint64_t kRows = 70, kCols = 16;
-  const std::vector<float> weights_t = GaussianFloats(kRows * kCols, 7);
+  const std::vector<float> weights_t = GaussianValues(kRows * kCols, 7);
   ThreadTeam team(2);
   UniformQuantizer quantizer(16, kRows, kStep);
   std::vector<float> nearest(weights_t.size());
@@ -166,7 +167,7 @@ TEST(Ldlq, Ldlq_OneBlockForTheWholeMatrixIsNearest) {
 TEST(Ldlq, Ldlq_AsksForEachBlockOnceFromTheLast) {
   constexpr uint64_t kRows = 3, kCols = 60;
   const BlockLdl ldl = MustFactor(CorrelatedHessian(100, kCols, 9), 16);
-  const std::vector<float> weights_t = GaussianFloats(kRows * kCols, 10);
+  const std::vector<float> weights_t = GaussianValues(kRows * kCols, 10);
   std::vector<float> decoded(weights_t.size());
   ThreadTeam team(1);
   UniformQuantizer ldlq(16, kRows, kStep), nearest(16, kRows, kStep);
@@ -186,7 +187,7 @@ TEST(Ldlq, Ldlq_WeightsOfDeadInputsBecomeZeroAndDisturbNobody) {
   Hessian hessian(kCols);
   hessian.Accumulate(inputs, team);
   const BlockLdl ldl = MustFactor(hessian, 1);
-  std::vector<float> weights_t = GaussianFloats(kRows * kCols, 12);
+  std::vector<float> weights_t = GaussianValues(kRows * kCols, 12);
   const std::vector<float> decoded = RunLdlq(ldl, weights_t, kRows, team);
   for (uint64_t r = 0; r < kRows; ++r) {
     EXPECT_EQ(decoded[kDead * kRows + r], 0.0f);
@@ -216,7 +217,7 @@ TEST(ProxyLoss, EqualsItsDefinitionAndHasTheSameBitsEverywhere) {
   ThreadTeam one(1), two(2);
   for (const auto& [rows, cols] : {std::pair<uint64_t, uint64_t>{1, 1}, {50, 100}, {900, 30}}) {
     const Hessian hessian = CorrelatedHessian(2 * cols, cols, 13);
-    const std::vector<float> weights_t = GaussianFloats(rows * cols, 14);
+    const std::vector<float> weights_t = GaussianValues(rows * cols, 14);
     std::vector<float> decoded = weights_t;
     for (float& w : decoded) w = std::nearbyint(w);
     const double loss = ProxyLoss(hessian, weights_t, decoded, rows, one);
