@@ -69,6 +69,7 @@ struct BitBreakdown {
   double total() const { return codes + index + checkpoints + codebooks + padding; }
 };
 
+class Incoherence;     // core/transform/incoherence.h
 class HessianFactors;  // core/rounding/hessian_factors.h
 
 // A weight matrix to encode, and what is known of its inputs. Views: the caller keeps the arrays.
@@ -110,9 +111,12 @@ class PackedMatrix {
   // Canonical resolved recipe, as in EncodedMatrix.
   const std::string& recipe() const { return recipe_; }
 
-  // Writes the values of rows [row, row + rows) x columns [col, col + cols) to out[r * stride + c],
-  // c from 0. The reference for every kernel: exact codes to exact values. Precondition: the tile
-  // lies inside the matrix.
+  // What was done to W before it was stored, null for nothing: then DecodeTile gives W~, products
+  // need their inputs transformed and their outputs restored, and Dequantize gives W.
+  virtual const Incoherence* incoherence() const { return nullptr; }
+  // Writes the stored values of rows [row, row + rows) x columns [col, col + cols) to
+  // out[r * stride + c], c from 0. The reference for every kernel: exact codes to exact values.
+  // Precondition: the tile lies inside the matrix.
   virtual void DecodeTile(uint64_t row, uint64_t rows, uint64_t col, uint64_t cols, float* out,
                           uint64_t stride) const = 0;
   virtual BitBreakdown bits() const = 0;
@@ -127,7 +131,7 @@ class PackedMatrix {
   uint64_t cols_;
 };
 
-// The values of the whole matrix, row-major [rows, cols].
+// The values of the whole matrix W, row-major [rows, cols], incoherence processing undone.
 std::vector<float> Dequantize(const PackedMatrix& matrix, ThreadTeam& team);
 
 // A recipe bound to its codec: every option checked.

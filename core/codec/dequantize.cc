@@ -1,4 +1,5 @@
 #include "core/codec/codec.h"
+#include "core/transform/incoherence.h"
 
 namespace quantloom {
 
@@ -8,6 +9,9 @@ std::vector<float> Dequantize(const PackedMatrix& matrix, ThreadTeam& team) {
   team.ParallelFor(matrix.rows(), 16, [&](size_t begin, size_t end, int) {
     matrix.DecodeTile(begin, end - begin, 0, cols, values.data() + begin * cols, cols);
   });
+  if (matrix.incoherence() != nullptr) {
+    matrix.incoherence()->RestoreWeights(absl::MakeSpan(values), team);
+  }
   return values;
 }
 

@@ -274,7 +274,9 @@ class Encoding {
   // Positions and levels from the weights, then codes with feedback; then, positions kept, levels
   // from the targets of those codes, which are spread wider than the weights, and codes anew.
   absl::StatusOr<EncodedMatrix> RoundWithFeedback(HessianFactors& hessian) {
-    QL_ASSIGN_OR_RETURN(const BlockLdl* ldl, hessian.Ldl(1, team_));
+    const Incoherence as_it_is(source_.rows, source_.cols, {.kind = IncoherenceKind::kNone});
+    QL_ASSIGN_OR_RETURN(const auto factored, hessian.Factor(as_it_is, 1, team_));
+    const BlockLdl& ldl = factored->ldl;
     const std::vector<float> weights_t = Transposed();
     std::vector<float> decoded_t(weights_t.size());
     IcquantColumns columns(source_.rows, source_.cols, parts_, LevelCount());
@@ -284,7 +286,7 @@ class Encoding {
       index_.SetRow(r, worker.row.outlier_columns());
       FitRow(r, worker, columns);
     });
-    Ldlq(*ldl, weights_t, source_.rows, columns, absl::MakeSpan(decoded_t), team_);
+    Ldlq(ldl, weights_t, source_.rows, columns, absl::MakeSpan(decoded_t), team_);
     for (int round = 0; round < kRefits; ++round) {
       ForEachRow([&](uint64_t r, Worker& worker) {
         std::vector<float> targets(source_.cols);
@@ -292,7 +294,7 @@ class Encoding {
         worker.row.SplitAt(targets, source_.importance, index_.row(r));
         FitRow(r, worker, columns);
       });
-      Ldlq(*ldl, weights_t, source_.rows, columns, absl::MakeSpan(decoded_t), team_);
+      Ldlq(ldl, weights_t, source_.rows, columns, absl::MakeSpan(decoded_t), team_);
     }
     const int first_code = FirstCode(form_.options);
     ForEachRow([&](uint64_t r, Worker& worker) {

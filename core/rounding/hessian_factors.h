@@ -5,15 +5,21 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <memory>
 #include <utility>
 
 #include "absl/status/statusor.h"
 #include "core/base/parallel.h"
 #include "core/rounding/block_ldl.h"
 #include "core/rounding/hessian.h"
+#include "core/transform/incoherence.h"
 
 namespace quantloom {
+
+struct FactoredHessian {
+  Hessian hessian;  // as it is, without damping
+  BlockLdl ldl;
+};
 
 class HessianFactors {
  public:
@@ -21,13 +27,16 @@ class HessianFactors {
 
   const Hessian& hessian() const { return hessian_; }
 
-  // The factors for blocks of `block` columns; valid until the next call with another width. Errors
-  // are BlockLdl::Factor's.
-  absl::StatusOr<const BlockLdl*> Ldl(uint64_t block, ThreadTeam& team);
+  // H~ as `incoherence` makes it (H where its inputs stay as they are), factored for blocks of
+  // `block` columns. Kept until another input side or another block is asked for. Errors are
+  // BlockLdl::Factor's.
+  absl::StatusOr<std::shared_ptr<const FactoredHessian>> Factor(const Incoherence& incoherence,
+                                                                uint64_t block, ThreadTeam& team);
 
  private:
   Hessian hessian_;
-  std::optional<BlockLdl> ldl_;
+  std::shared_ptr<const FactoredHessian> factored_;
+  IncoherenceOptions factored_for_;  // its input side
 };
 
 }  // namespace quantloom
