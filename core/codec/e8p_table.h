@@ -14,10 +14,13 @@
 //              number is odd, so that the flips are even.
 //          0   shift: +1/4 if set, else -1/4
 //
-// Plain constexpr arrays and functions: nvcc compiles them for the device as well.
+// The tables are constexpr arrays; DecodeE8p takes its table as an argument, so that a CUDA kernel
+// passes the device's copy.
 #pragma once
 
 #include <cstdint>
+
+#include "core/base/host_device.h"
 
 namespace quantloom {
 
@@ -122,7 +125,7 @@ inline constexpr float kE8pUnit = 0.25f;
 inline constexpr float kE8OneBitUnit = 0.5f;
 
 // The code's vector in units of 1/4, each in [-11, 11].
-constexpr void DecodeE8p(const E8Table& table, uint16_t code, int8_t* quarters) {
+QL_HOST_DEVICE constexpr void DecodeE8p(const E8Table& table, uint16_t code, int8_t* quarters) {
   const int8_t* entry = table.entry[code >> 8];
   const int shift = (code & 1) != 0 ? 1 : -1;
   int flipped = 0;
