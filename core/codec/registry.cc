@@ -5,6 +5,8 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status.h"
 #include "core/codec/icquant.h"
+#include "core/codec/qtip.h"
+#include "core/codec/quip.h"
 
 namespace quantloom {
 namespace {
@@ -12,6 +14,8 @@ namespace {
 const std::vector<CodecRegistration>& Registrations() {
   static const auto* const kRegistrations = new std::vector<CodecRegistration>{
       IcquantRegistration(),
+      QtipRegistration(),
+      QuipRegistration(),
   };
   return *kRegistrations;
 }

@@ -192,7 +192,7 @@ class QuantizeRun {
       const bool has_inputs =
           tensor.spec.role == TensorSpec::Role::kLinear || tensor.spec.name == head;
       if (!text.windows.empty() && has_inputs) continue;
-      QL_RETURN_IF_ERROR(EnsureEncoded(tensor, nullptr));
+      QL_RETURN_IF_ERROR(EnsureEncoded(tensor, tensor.spec.name, nullptr));
     }
     if (text.windows.empty()) return absl::OkStatus();
     QL_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, CreateCpuBackend(team_));
@@ -210,7 +210,7 @@ class QuantizeRun {
     HessianFactors factors(std::move(hessian));
     for (LinearWeight* linear : group) {
       const PlannedTensor& tensor = *FindPlanned(linear->name);
-      QL_RETURN_IF_ERROR(EnsureEncoded(tensor, &factors));
+      QL_RETURN_IF_ERROR(EnsureEncoded(tensor, group[0]->name, &factors));
       if (tensor.spec.role != TensorSpec::Role::kLinear) continue;
       if (!tensor.codec) {
         QL_ASSIGN_OR_RETURN(linear->matrix,
@@ -233,13 +233,15 @@ class QuantizeRun {
   }
 
   // Encodes and stores the tensor unless an earlier run did.
-  absl::Status EnsureEncoded(const PlannedTensor& tensor, HessianFactors* hessian) {
+  // `input` names the input that the tensor's layer reads.
+  absl::Status EnsureEncoded(const PlannedTensor& tensor, absl::string_view input,
+                             HessianFactors* hessian) {
     const std::string& name = tensor.spec.name;
     progress_.tensor_seconds = 0;
     if (writer_->FindTensor(name) == nullptr) {
       const absl::Time begin = absl::Now();
       QL_RETURN_IF_ERROR(
-          Annotate(EncodeTensor(tensor, hessian), absl::StrCat("tensor '", name, "'")));
+          Annotate(EncodeTensor(tensor, input, hessian), absl::StrCat("tensor '", name, "'")));
       progress_.tensor_seconds = absl::ToDoubleSeconds(absl::Now() - begin);
       if (tensor.codec) {
         encoded_weights_ += tensor.weights();
@@ -269,7 +271,8 @@ class QuantizeRun {
     return Step(fraction);
   }
 
-  absl::Status EncodeTensor(const PlannedTensor& tensor, HessianFactors* hessian) {
+  absl::Status EncodeTensor(const PlannedTensor& tensor, absl::string_view input,
+                            HessianFactors* hessian) {
     QL_ASSIGN_OR_RETURN(const std::vector<float> values, source_->ReadFloats(tensor.spec.name));
     if (!tensor.codec) {
       QL_ASSIGN_OR_RETURN(const DType dtype, source_->StoredType(tensor.spec.name));
@@ -278,13 +281,28 @@ class QuantizeRun {
     std::vector<float> importance;
     if (hessian != nullptr) importance = hessian->hessian().MeanSquares();
     const uint64_t rows = tensor.spec.shape[0], cols = tensor.spec.shape[1];
-    QL_ASSIGN_OR_RETURN(const EncodedMatrix encoded, tensor.codec->Encode({.weights = values,
-                                                                           .rows = rows,
-                                                                           .cols = cols,
-                                                                           .importance = importance,
-                                                                           .hessian = hessian},
-                                                                          team_));
+    QL_ASSIGN_OR_RETURN(const EncodedMatrix encoded,
+                        tensor.codec->Encode({.weights = values,
+                                              .rows = rows,
+                                              .cols = cols,
+                                              .importance = importance,
+                                              .hessian = hessian,
+                                              .input_seed = SeedOf("input", input),
+                                              .output_seed = SeedOf("output", tensor.spec.name)},
+                                             team_));
     return writer_->AddEncoded(tensor.spec.name, rows, cols, encoded);
+  }
+
+  // A seed of its own for each use and name, from the job's.
+  uint64_t SeedOf(absl::string_view use, absl::string_view name) const {
+    const std::string text = absl::StrCat(options_.seed, "/", use, "/", name);
+    const std::string digest =
+        Sha256::Of({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+    uint64_t seed = 0;
+    for (const char digit : digest.substr(0, 16)) {
+      seed = seed << 4 | static_cast<uint64_t>(digit <= '9' ? digit - '0' : digit - 'a' + 10);
+    }
+    return seed;
   }
 
   absl::StatusOr<QualityMetrics> Evaluate() {

@@ -1,0 +1,76 @@
+// What `qtip` and `quip` have in common: a matrix is made incoherent, normalized by one scale, cut
+// into tiles, and each tile is coded on its own by a vector quantizer, block of columns by block of
+// columns under LDLQ. A TileCode is the vector quantizer; EncodeTiles and OpenTiles do the rest.
+//
+// Planes:
+//   codes  U8   [row tiles, column tiles, tile_bytes], zero-padded to a multiple of 64 bytes; tiles
+//               past the matrix's edge are completed by values that nobody reads
+//   scale  F32  s in element 0, zeros to 64 bytes: W~ = s * code values
+//
+// The resolved recipe holds what decoding needs besides: the kind of incoherence processing and the
+// seeds of its signs.
+//
+// Thread-safety: TileCode is immutable.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "core/base/parallel.h"
+#include "core/codec/codec.h"
+#include "core/transform/incoherence.h"
+
+namespace quantloom {
+
+class TileCode {
+ public:
+  virtual ~TileCode() = default;
+
+  virtual uint64_t tile_rows() const = 0;
+  virtual uint64_t tile_cols() const = 0;  // also the block of LDLQ: 8 or 16
+  virtual uint64_t tile_bytes() const = 0;
+  // Root mean square, in codebook units, that weights are scaled to before they are coded; the
+  // encoder searches around it.
+  virtual float input_rms(bool feedback) const = 0;
+
+  // Codes one column of tiles. `targets` is [columns, rows] in codebook units, columns <=
+  // tile_cols(). Tile i's bytes go to codes + i * stride; `decoded` [columns, rows] gets the values
+  // that they stand for, also in codebook units. Deterministic.
+  virtual void Encode(const float* targets, uint64_t columns, uint64_t rows, uint8_t* codes,
+                      uint64_t stride, float* decoded, ThreadTeam& team) const = 0;
+  // Writes a tile's values, row-major [tile_rows, tile_cols]. Any bytes are valid.
+  virtual void Decode(const uint8_t* code, float* values) const = 0;
+};
+
+// The options that the codecs share.
+struct TileOptions {
+  IncoherenceOptions incoherence;  // seeds: resolved recipes only
+  bool ldlq = true;
+
+  // Takes the options it knows out of `recipe` (incoherence, hadamard, rounding; input_signs and
+  // output_signs). INVALID_ARGUMENT naming key and allowed values.
+  static absl::StatusOr<TileOptions> TakeFrom(Recipe& recipe);
+  // Adds them. Seeds only when `resolved`.
+  void AddTo(Recipe& recipe, bool resolved) const;
+};
+
+// The documentation of TileOptions' keys, for CodecInfo.
+std::vector<std::pair<std::string, std::string>> TileOptionDescriptions();
+
+// Encodes with `code`. `recipe` holds the codec's own options; the result's adds the resolved
+// TileOptions. Errors are Codec::Encode's.
+absl::StatusOr<EncodedMatrix> EncodeTiles(const TileCode& code, const TileOptions& options,
+                                          Recipe recipe, const EncodeInput& input,
+                                          ThreadTeam& team);
+
+// Opens a stored matrix. `recipe` is the whole resolved recipe. Errors are OpenMatrix's.
+absl::StatusOr<std::unique_ptr<PackedMatrix>> OpenTiles(std::unique_ptr<const TileCode> code,
+                                                        const TileOptions& options,
+                                                        const Recipe& recipe, uint64_t rows,
+                                                        uint64_t cols,
+                                                        absl::Span<const PlaneView> planes);
+
+}  // namespace quantloom
