@@ -65,8 +65,7 @@ Stored View(const std::shared_ptr<const EncodedMatrix>& encoded, size_t rows, si
   for (const Plane& plane : encoded->planes) views.push_back(plane.view());
   auto matrix = OpenMatrix(encoded->recipe, rows, cols, views);
   if (!matrix.ok()) return {};
-  auto op = LinearOperator::FromPacked(std::move(matrix).value());
-  return op.ok() ? Stored{encoded, std::move(op).value()} : Stored{};
+  return {encoded, LinearOperator::FromPacked(std::move(matrix).value())};
 }
 
 std::shared_ptr<const EncodedMatrix> EncodeNormal(const std::string& recipe, size_t rows,

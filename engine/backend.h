@@ -21,12 +21,17 @@
 
 namespace quantloom {
 
-// A stored weight matrix [rows = output features, cols = input features].
+// A stored weight matrix [rows = output features, cols = input features]. Where incoherence
+// processing was applied to it before it was stored, products transform inputs and outputs: to
+// callers it is the matrix that was encoded.
 class DeviceMatrix {
  public:
   virtual ~DeviceMatrix() = default;
   virtual uint64_t rows() const = 0;
   virtual uint64_t cols() const = 0;
+  // Whether Embed can look its rows up. Not where incoherence processing transformed the outputs: a
+  // row then is made of the whole stored matrix.
+  virtual bool decodes_rows() const = 0;
   virtual uint64_t weight_bytes() const = 0;  // read by a product with one activation row
 };
 
@@ -107,7 +112,7 @@ class Backend {
 
   // --- Operators; n = batch rows ----------------------------------------------------------------
 
-  // out[t] = table[tokens[t]].  out [n, table.cols]
+  // out[t] = table[tokens[t]].  out [n, table.cols]. Precondition: table.decodes_rows().
   virtual void Embed(const DeviceMatrix& table, absl::Span<const int32_t> tokens,
                      DeviceBuffer& out) = 0;
   // out[i] = RMSNorm(x[rows[i]]) * weight.

@@ -3,11 +3,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <new>
 #include <utility>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
+#include "absl/functional/function_ref.h"
 #include "core/base/status.h"
+#include "core/transform/incoherence.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/ops.h"
 
@@ -28,6 +32,7 @@ class CpuMatrix final : public DeviceMatrix {
   explicit CpuMatrix(std::unique_ptr<cpu::LinearOperator> op) : op_(std::move(op)) {}
   uint64_t rows() const override { return op_->rows(); }
   uint64_t cols() const override { return op_->cols(); }
+  bool decodes_rows() const override { return op_->decodes_rows(); }
   uint64_t weight_bytes() const override { return op_->weight_bytes(); }
   const cpu::LinearOperator& op() const { return *op_; }
 
@@ -53,13 +58,18 @@ class CpuBuffer final : public DeviceBuffer {
   size_t cols() const override { return cols_; }
   float* row(size_t r) { return values_.data() + r * cols_; }
   const float* row(size_t r) const { return values_.data() + r * cols_; }
-  cpu::Activations& activations() { return activations_; }
+  // The `form`-th of the forms in which a product last read the rows. Forms are added in order;
+  // references stay valid.
+  cpu::Activations& activations(size_t form) {
+    if (form == activations_.size()) activations_.emplace_back();
+    return activations_[form];
+  }
 
  private:
   size_t max_rows_;
   size_t cols_;
   std::vector<float> values_;
-  cpu::Activations activations_;  // of the rows a product last read
+  std::deque<cpu::Activations> activations_;
 };
 
 class CpuKvStorage final : public KvStorage {
@@ -100,14 +110,47 @@ const float* Data(const DeviceVector& vector) {
 CpuBuffer& Cpu(DeviceBuffer& buffer) { return static_cast<CpuBuffer&>(buffer); }
 const CpuBuffer& Cpu(const DeviceBuffer& buffer) { return static_cast<const CpuBuffer&>(buffer); }
 
+// A matrix's transforms of inputs and outputs, null for none.
+const HadamardTransform* InputTransform(const cpu::LinearOperator& op) {
+  return op.incoherence() == nullptr ? nullptr : op.incoherence()->input();
+}
+const HadamardTransform* OutputTransform(const cpu::LinearOperator& op) {
+  return op.incoherence() == nullptr ? nullptr : op.incoherence()->output();
+}
+
+// Whether matrices with equally many columns read their inputs under the same transform.
+bool ShareInputs(const cpu::LinearOperator& a, const cpu::LinearOperator& b) {
+  if (InputTransform(a) == nullptr || InputTransform(b) == nullptr) {
+    return InputTransform(a) == InputTransform(b);
+  }
+  const IncoherenceOptions& of_a = a.incoherence()->options();
+  const IncoherenceOptions& of_b = b.incoherence()->options();
+  return of_a.input_seed == of_b.input_seed && of_a.blocks == of_b.blocks;
+}
+
+// One row of a product with `op`, y~ -> y in place.
+void RestoreOutputs(const cpu::LinearOperator& op, float* y) {
+  const HadamardTransform* transform = OutputTransform(op);
+  if (transform != nullptr) transform->Apply(Direction::kTransposed, {y, op.rows()});
+}
+
+// One form of a product's inputs, and a matrix that reads it.
+struct InputForm {
+  const cpu::LinearOperator* reader;
+  bool quantize;
+  cpu::Activations* activations;
+};
+
+// What each matrix of a group reads.
+using Inputs = absl::InlinedVector<const cpu::Activations*, 4>;
+
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(ThreadTeam& team) : team_(team) {}
 
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromPacked(
       std::unique_ptr<PackedMatrix> matrix) override {
-    QL_ASSIGN_OR_RETURN(auto op, cpu::LinearOperator::FromPacked(std::move(matrix)));
-    return std::make_unique<CpuMatrix>(std::move(op));
+    return std::make_unique<CpuMatrix>(cpu::LinearOperator::FromPacked(std::move(matrix)));
   }
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromDense(
       uint64_t rows, uint64_t cols, DType dtype, absl::Span<const uint8_t> bytes) override {
@@ -147,14 +190,21 @@ class CpuBackend final : public Backend {
               const DeviceBuffer& qkv, const KvStorage& kv, DeviceBuffer& out) override;
 
  private:
-  // Makes x's first n rows readable for products, quantized when one of `weights` wants that.
-  const cpu::Activations& Prepare(absl::Span<const DeviceMatrix* const> weights, size_t n,
-                                  CpuBuffer& x);
+  // Makes x's first n rows readable for products: for each transform of inputs among `weights` one
+  // form, quantized when one of its readers wants that.
+  Inputs Prepare(absl::Span<const DeviceMatrix* const> weights, size_t n, CpuBuffer& x);
   // Calls body on row ranges of a matrix (or several, stacked) with `rows` rows.
   void ForRows(size_t rows, ThreadTeam::Body body) {
     const size_t claims = static_cast<size_t>(team_.size()) * kClaimsPerWorker;
     const size_t grain = ((rows + claims - 1) / claims + kRowTile - 1) / kRowTile * kRowTile;
     team_.ParallelFor(rows, grain, body);
+  }
+  // Calls body(t) for activation rows that pass a Hadamard transform: microseconds each, so that
+  // every row is a claim.
+  void ForTransformedRows(size_t n, absl::FunctionRef<void(size_t t)> body) {
+    team_.ParallelFor(n, /*grain=*/1, [&](size_t begin, size_t end, int) {
+      for (size_t t = begin; t < end; ++t) body(t);
+    });
   }
 
   ThreadTeam& team_;
@@ -188,59 +238,115 @@ void CpuBackend::Norm(const DeviceBuffer& x, absl::Span<const uint32_t> rows,
   });
 }
 
-const cpu::Activations& CpuBackend::Prepare(absl::Span<const DeviceMatrix* const> weights, size_t n,
-                                            CpuBuffer& x) {
-  const bool quantize = std::any_of(weights.begin(), weights.end(), [](const DeviceMatrix* weight) {
-    return Op(*weight).needs_quantized_activations();
-  });
-  x.activations().Resize(n, x.cols(), quantize);
-  team_.ParallelFor(n, kTokenGrain, [&](size_t begin, size_t end, int) {
-    for (size_t t = begin; t < end; ++t) x.activations().SetRow(t, x.row(t));
-  });
-  return x.activations();
+Inputs CpuBackend::Prepare(absl::Span<const DeviceMatrix* const> weights, size_t n, CpuBuffer& x) {
+  absl::InlinedVector<InputForm, 4> forms;
+  Inputs inputs;
+  for (const DeviceMatrix* weight : weights) {
+    const cpu::LinearOperator& op = Op(*weight);
+    auto form = std::find_if(forms.begin(), forms.end(), [&](const InputForm& candidate) {
+      return ShareInputs(*candidate.reader, op);
+    });
+    if (form == forms.end()) {
+      form = forms.insert(form, {&op, /*quantize=*/false, &x.activations(forms.size())});
+    }
+    form->quantize |= op.needs_quantized_activations();
+    inputs.push_back(form->activations);
+  }
+  for (const InputForm& form : forms) {
+    const HadamardTransform* transform = InputTransform(*form.reader);
+    form.activations->Resize(n, x.cols(), form.quantize);
+    if (transform == nullptr) {
+      team_.ParallelFor(n, kTokenGrain, [&](size_t begin, size_t end, int) {
+        for (size_t t = begin; t < end; ++t) form.activations->SetRow(t, x.row(t));
+      });
+      continue;
+    }
+    ForTransformedRows(n, [&](size_t t) {
+      thread_local std::vector<float> transformed;
+      transformed.assign(x.row(t), x.row(t) + x.cols());
+      transform->Apply(Direction::kForward, absl::MakeSpan(transformed));
+      form.activations->SetRow(t, transformed.data());
+    });
+  }
+  return inputs;
 }
 
 void CpuBackend::Linear(absl::Span<const DeviceMatrix* const> weights,
                         absl::Span<const DeviceVector* const> biases, size_t n, DeviceBuffer& x,
                         DeviceBuffer& y) {
-  const cpu::Activations& input = Prepare(weights, n, Cpu(x));
+  const Inputs inputs = Prepare(weights, n, Cpu(x));
   const size_t stride = y.cols();
+  bool restore = false;
+  absl::InlinedVector<size_t, 5> first = {0};  // row of each matrix in the stack; their sum
+  for (const DeviceMatrix* weight : weights) {
+    first.push_back(first.back() + weight->rows());
+    restore |= OutputTransform(Op(*weight)) != nullptr;
+  }
+  // Rows [begin, end) of the stack, all of matrix m.
+  const auto add_bias = [&](size_t t, size_t m, size_t begin, size_t end) {
+    if (m >= biases.size() || biases[m] == nullptr) return;
+    cpu::Add(Cpu(y).row(t) + begin, Data(*biases[m]) + (begin - first[m]), end - begin);
+  };
   // Row r of the stacked matrix is column r of y; a range may straddle matrices.
   ForRows(stride, [&](size_t begin, size_t end, int) {
-    size_t first = 0;  // of matrix m in the stack
-    for (size_t m = 0; m < weights.size(); first += weights[m]->rows(), ++m) {
-      const size_t from = std::max(begin, first);
-      const size_t to = std::min<size_t>(end, first + weights[m]->rows());
+    for (size_t m = 0; m < weights.size(); ++m) {
+      const size_t from = std::max(begin, first[m]), to = std::min(end, first[m + 1]);
       if (from >= to) continue;
-      Op(*weights[m]).Multiply(input, from - first, to - first, Cpu(y).row(0) + first, stride);
-      if (m >= biases.size() || biases[m] == nullptr) continue;
-      for (size_t t = 0; t < n; ++t)
-        cpu::Add(Cpu(y).row(t) + from, Data(*biases[m]) + (from - first), to - from);
+      const cpu::LinearOperator& op = Op(*weights[m]);
+      op.Multiply(*inputs[m], from - first[m], to - first[m], Cpu(y).row(0) + first[m], stride);
+      if (OutputTransform(op) != nullptr) continue;
+      for (size_t t = 0; t < n; ++t) add_bias(t, m, from, to);
+    }
+  });
+  if (!restore) return;
+  ForTransformedRows(n, [&](size_t t) {
+    for (size_t m = 0; m < weights.size(); ++m) {
+      if (OutputTransform(Op(*weights[m])) == nullptr) continue;
+      RestoreOutputs(Op(*weights[m]), Cpu(y).row(t) + first[m]);
+      add_bias(t, m, first[m], first[m + 1]);
     }
   });
 }
 
 void CpuBackend::LinearAdd(const DeviceMatrix& weight, size_t n, DeviceBuffer& x,
                            DeviceBuffer& scratch, DeviceBuffer& residual) {
-  const cpu::Activations& input = Prepare({&weight}, n, Cpu(x));
+  const Inputs inputs = Prepare({&weight}, n, Cpu(x));
+  const bool restore = OutputTransform(Op(weight)) != nullptr;
+  const auto add = [&](size_t t, size_t begin, size_t end) {
+    cpu::Add(Cpu(residual).row(t) + begin, Cpu(scratch).row(t) + begin, end - begin);
+  };
   ForRows(weight.rows(), [&](size_t begin, size_t end, int) {
-    Op(weight).Multiply(input, begin, end, Cpu(scratch).row(0), scratch.cols());
-    for (size_t t = 0; t < n; ++t)
-      cpu::Add(Cpu(residual).row(t) + begin, Cpu(scratch).row(t) + begin, end - begin);
+    Op(weight).Multiply(*inputs[0], begin, end, Cpu(scratch).row(0), scratch.cols());
+    if (restore) return;
+    for (size_t t = 0; t < n; ++t) add(t, begin, end);
+  });
+  if (!restore) return;
+  ForTransformedRows(n, [&](size_t t) {
+    RestoreOutputs(Op(weight), Cpu(scratch).row(t));
+    add(t, 0, weight.rows());
   });
 }
 
 void CpuBackend::GatedLinear(const DeviceMatrix& gate, const DeviceMatrix& up, size_t n,
                              DeviceBuffer& x, DeviceBuffer& scratch, DeviceBuffer& out) {
-  const cpu::Activations& input = Prepare({&gate, &up}, n, Cpu(x));
+  const Inputs inputs = Prepare({&gate, &up}, n, Cpu(x));
   const size_t rows = gate.rows();
+  const bool restore = OutputTransform(Op(gate)) != nullptr || OutputTransform(Op(up)) != nullptr;
+  const auto activate = [&](size_t t, size_t begin, size_t end) {
+    const float* products = Cpu(scratch).row(t);
+    cpu::SwiGlu(products + begin, products + rows + begin, end - begin, Cpu(out).row(t) + begin);
+  };
   ForRows(rows, [&](size_t begin, size_t end, int) {
-    Op(gate).Multiply(input, begin, end, Cpu(scratch).row(0), scratch.cols());
-    Op(up).Multiply(input, begin, end, Cpu(scratch).row(0) + rows, scratch.cols());
-    for (size_t t = 0; t < n; ++t) {
-      const float* products = Cpu(scratch).row(t);
-      cpu::SwiGlu(products + begin, products + rows + begin, end - begin, Cpu(out).row(t) + begin);
-    }
+    Op(gate).Multiply(*inputs[0], begin, end, Cpu(scratch).row(0), scratch.cols());
+    Op(up).Multiply(*inputs[1], begin, end, Cpu(scratch).row(0) + rows, scratch.cols());
+    if (restore) return;
+    for (size_t t = 0; t < n; ++t) activate(t, begin, end);
+  });
+  if (!restore) return;
+  ForTransformedRows(n, [&](size_t t) {
+    RestoreOutputs(Op(gate), Cpu(scratch).row(t));
+    RestoreOutputs(Op(up), Cpu(scratch).row(t) + rows);
+    activate(t, 0, rows);
   });
 }
 

@@ -1,6 +1,6 @@
-// The CPU backend: kernels/cpu's operators on a ThreadTeam. Each operator is one parallel region
-// (Linear and its kin prepare several rows in a region of their own); a decode step of one layer
-// has five.
+// The CPU backend: kernels/cpu's operators on a ThreadTeam. Each operator is one parallel region; a
+// decode step of one layer has five. Linear and its kin prepare several rows in a region of their
+// own, and restore outputs in another where incoherence processing transformed a weight's.
 #pragma once
 
 #include <memory>

@@ -30,6 +30,12 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config,
   std::unique_ptr<Model> model(new Model(config, backend));
   QL_ASSIGN_OR_RETURN(model->embedding_, weights.Matrix("model.embed_tokens.weight",
                                                         config.vocab_size, config.hidden_size));
+  if (!model->embedding_->decodes_rows()) {
+    return absl::UnimplementedError(
+        "tensor 'model.embed_tokens.weight': its rows cannot be looked up, because incoherence "
+        "processing transformed its outputs; an embedding may be transformed on the input side "
+        "alone");
+  }
   for (uint64_t i = 0; i < config.num_layers; ++i) {
     QL_ASSIGN_OR_RETURN(DecoderLayer layer, DecoderLayer::Load(config, weights, i));
     QL_RETURN_IF_ERROR(layer.LoadMatrices(weights));

@@ -1,8 +1,9 @@
 // Dense matrices of F32, F16 or BF16 in the float form.
+#include "kernels/cpu/dense.h"
+
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/cpu/linear.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/dense.cc"
@@ -70,6 +71,12 @@ namespace quantloom::cpu {
 
 HWY_EXPORT(ScratchRows);
 HWY_EXPORT(MultiplyDense);
+
+void MultiplyFloats(const float* w, size_t w_stride, size_t rows, const Activations& x,
+                    size_t first_token, size_t tokens, float* y, size_t y_stride) {
+  HWY_DYNAMIC_DISPATCH(MultiplyDense)
+  (DType::kF32, w, w_stride, rows, x, first_token, tokens, /*scratch=*/nullptr, y, y_stride);
+}
 
 namespace {
 

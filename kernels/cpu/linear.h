@@ -1,5 +1,5 @@
 // Products with stored matrices on the CPU: y = W x for one or many activation rows, weights
-// decoded in registers.
+// decoded in registers (where the codec has a kernel) or a few rows at a time.
 //
 // One numeric path: an output element y[t, r] depends on W's row r and x's row t alone. It is the
 // same sum in the same order for one activation row or many, for any split of rows among threads,
@@ -11,8 +11,9 @@
 //    lanes accumulate scale * (block sum) over the groups in ascending order by FMA and are added
 //    by a fixed tree (l + 8, l + 4, l + 2, l + 1) at the end.
 //    Blocks stride over the group so that four steps share one conversion to float.
-//  - float form (source weights F32/F16/BF16, codebooks of fp16 or range levels): lane l
-//    accumulates columns c = l mod 16, ascending, by FMA; the same tree adds the lanes.
+//  - float form (source weights F32/F16/BF16, codebooks of fp16 or range levels, codecs without a
+//    kernel): lane l accumulates columns c = l mod 16, ascending, by FMA; the same tree adds the
+//    lanes.
 #pragma once
 
 #include <cstddef>
@@ -75,12 +76,15 @@ class Activations {
 
 // A matrix ready for products. Immutable; Multiply may run on disjoint row ranges from several
 // threads.
+//
+// W may be stored as W~ (incoherence processing, core/transform/incoherence.h). Then Multiply is
+// y~ = W~ x~: the caller transforms inputs, once for all matrices that share the transform, and
+// restores outputs, for which it needs all of a row's elements.
 class LinearOperator {
  public:
-  // From a codec's matrix, which must outlive the operator. Parts may be repacked without loss (the
-  // outlier index is expanded to a bitmap). UNIMPLEMENTED when no kernel knows the codec.
-  static absl::StatusOr<std::unique_ptr<LinearOperator>> FromPacked(
-      std::unique_ptr<PackedMatrix> matrix);
+  // From a codec's matrix; the bytes it views must outlive the operator. Parts may be repacked
+  // without loss (the outlier index is expanded to a bitmap).
+  static std::unique_ptr<LinearOperator> FromPacked(std::unique_ptr<PackedMatrix> matrix);
   // From dense values in the float form, stored as `dtype` (F32, F16, BF16); `bytes` are copied.
   static absl::StatusOr<std::unique_ptr<LinearOperator>> FromDense(uint64_t rows, uint64_t cols,
                                                                    DType dtype,
@@ -91,10 +95,17 @@ class LinearOperator {
   uint64_t cols() const { return cols_; }
   // Whether Multiply reads the int8 form of its activations.
   virtual bool needs_quantized_activations() const = 0;
-  // y[t * stride + r] = sum_c W[r, c] x[t, c] for r in [row_begin, row_end), every t.
+  // What was done to W before it was stored, null for nothing.
+  virtual const Incoherence* incoherence() const { return nullptr; }
+  // y[t * stride + r] = sum_c W[r, c] x[t, c] for r in [row_begin, row_end), every t. W~ where
+  // there is incoherence processing.
   virtual void Multiply(const Activations& x, size_t row_begin, size_t row_end, float* y,
                         size_t stride) const = 0;
-  // Row `row`'s values as floats (embedding look-up), the codec's exact values.
+  // Whether DecodeRow may be called. Not where outputs are transformed: there, each row of W is
+  // made of all rows of W~.
+  bool decodes_rows() const;
+  // Row `row` of W as floats (embedding look-up): the codec's exact values, incoherence processing
+  // undone.
   virtual void DecodeRow(uint64_t row, float* out) const = 0;
   // Bytes a product with one activation row reads from memory.
   virtual uint64_t weight_bytes() const = 0;

@@ -7,11 +7,13 @@
 #include <vector>
 
 #include "core/base/parallel.h"
+#include "engine/cpu_backend.h"
 #include "engine/loaded_model.h"
 #include "engine/window_runner.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/reference_model.h"
+#include "tests/kernels/lossless_matrix.h"
 #include "tests/tiny_model.h"
 
 namespace quantloom {
@@ -154,6 +156,38 @@ TEST(Model, LogitsAreTheSameBitsInAnyBatchChunkingAndNumberOfThreads) {
       }
     }
   }
+}
+
+// An embedding that passed incoherence processing, and nothing else.
+class EmbeddingAlone final : public WeightSource {
+ public:
+  EmbeddingAlone(Backend& backend, const IncoherenceOptions& options)
+      : backend_(backend), options_(options) {}
+  absl::StatusOr<std::unique_ptr<DeviceMatrix>> Matrix(const std::string& name, uint64_t rows,
+                                                       uint64_t cols) override {
+    if (name != "model.embed_tokens.weight") return absl::NotFoundError(name);
+    return backend_.MatrixFromPacked(RandomLossless(rows, cols, 1, options_));
+  }
+  absl::StatusOr<std::unique_ptr<DeviceVector>> Vector(const std::string& name, uint64_t) override {
+    return absl::NotFoundError(name);
+  }
+
+ private:
+  Backend& backend_;
+  IncoherenceOptions options_;
+};
+
+TEST(Model, RefusesAnEmbeddingWhoseOutputsWereTransformed) {
+  ThreadTeam team(1);
+  const auto backend = CreateCpuBackend(team).value();
+  EmbeddingAlone two_sided(*backend, {.kind = IncoherenceKind::kTwoSided});
+  const absl::Status refused = Model::Create(TinyConfig(), two_sided, *backend).status();
+  EXPECT_TRUE(absl::IsUnimplemented(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), ::testing::HasSubstr("model.embed_tokens.weight"));
+  // One whose inputs alone were is taken: the next tensor is missed.
+  EmbeddingAlone input_side(*backend, {.kind = IncoherenceKind::kInput});
+  const absl::Status taken = Model::Create(TinyConfig(), input_side, *backend).status();
+  EXPECT_TRUE(absl::IsNotFound(taken)) << taken;
 }
 
 TEST(WindowRunner, RejectsWhatDoesNotFit) {
