@@ -16,6 +16,7 @@
 #include "engine/quantize/evaluation.h"
 #include "engine/quantize/quality_report.h"
 #include "engine/quantize/tensor_plan.h"
+#include "engine/window_runner.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
@@ -285,6 +286,40 @@ TEST_F(QuantizeModelTest, PerplexityIsThatOfAnIndependentForwardPass) {
   EXPECT_GE(quality.kl_p99, quality.kl_mean);
   options_.recipe = "icquant:bits=2";
   EXPECT_GT(Run("two")->quality->kl_mean, 10 * quality.kl_mean);
+}
+
+TEST_F(QuantizeModelTest, AModelOfMixedCodecsIsTheModelOfItsDequantizedMatrices) {
+  options_.recipe = "quip:bits=2";
+  options_.embedding_recipe = "quip:bits=4,incoherence=input";
+  options_.overrides = {{"*.0.self_attn.k_proj*", "qtip:bits=2,hadamard=128"},
+                        {"*.0.self_attn.v_proj*", "qtip:bits=3,incoherence=input"},
+                        {"*.1.self_attn.k_proj*", "quip:bits=3,incoherence=none"},
+                        {"*.1.mlp.up_proj*", "icquant:bits=4,codebook=fp16"}};
+  options_.calibration_text = kText;
+  options_.calibration_tokens = 64;
+  options_.evaluation_text.clear();
+  const auto result = Run("mixed");
+  ASSERT_TRUE(result.ok()) << result.status();
+
+  ThreadTeam team(2);
+  auto weights = testing::TinyWeights(testing::TinyConfig(), 7);
+  const auto packed = PackedModel::Open(Staging("mixed"), Verify::kFull).value();
+  for (const PackedTensorInfo& tensor : result->manifest.tensors) {
+    if (tensor.recipe == "raw") continue;
+    weights[tensor.name] = Dequantize(*packed->OpenMatrix(tensor.name).value(), team);
+  }
+  const auto model = LoadedModel::LoadPacked(Staging("mixed"), Verify::kHeader, team);
+  ASSERT_TRUE(model.ok()) << model.status();
+  std::vector<int32_t> tokens = (*model)->EncodePrompt(kText, false);
+  tokens.resize(40);
+  const auto expected = testing::ReferenceLogits(testing::TinyConfig(), weights, tokens);
+  auto runner = WindowRunner::Create((*model)->model(), tokens.size(), KvElement::kF32).value();
+  ASSERT_TRUE(runner->Forward(tokens).ok());
+  runner->VisitLogits(0, tokens.size(), [&](size_t position, absl::Span<const float> logits) {
+    for (size_t v = 0; v < logits.size(); ++v) {
+      ASSERT_NEAR(logits[v], expected[position][v], 2e-4) << position << ", " << v;
+    }
+  });
 }
 
 TEST(QualityReport, HoldsTheFiguresAndEscapesNames) {
