@@ -18,7 +18,7 @@
 namespace quantloom::cli {
 namespace {
 
-constexpr char kFooter[] =
+constexpr char kProgramFooter[] =
     "Exit status: 0 done, 1 refused or failed, 2 wrong command line, 3 no connection, 4 job "
     "failed or\n"
     "cancelled, 5 timeout, 130 interrupted.\n\n"
@@ -108,7 +108,7 @@ int Main(int argc, const char* const* argv) {
   Session session;
   CLI::App app("Quantizes language models to 1 - 4 bits and talks to the ones that are served.",
                "quantloom");
-  app.footer(kFooter);
+  app.footer(kProgramFooter);
   app.formatter(std::make_shared<HelpFormatter>());  // inherited by the commands
   app.require_subcommand(1);
   app.fallthrough();  // inherited: global options are understood after the subcommand, too

@@ -24,7 +24,7 @@ using ::quantloom::v1::GenerateResponse;
 
 namespace {
 
-constexpr char kFooter[] =
+constexpr char kChatFooter[] =
     "One message a line. In the conversation:\n"
     "  /reset         forget the conversation (the system message stays)\n"
     "  /system TEXT   set the system message and forget the conversation; without TEXT: none\n"
@@ -207,7 +207,7 @@ class Conversation {
 void AddChatCommand(CLI::App& app, Session& session) {
   auto arguments = std::make_shared<ChatArguments>();
   CLI::App* command = app.add_subcommand("chat", "Talk to a model");
-  command->footer(kFooter);
+  command->footer(kChatFooter);
   command->add_option("--system", arguments->system, "System message")->type_name("TEXT");
   command->add_flag("--stats", arguments->statistics, "Counts and speed after each answer");
   AddGenerationOptions(*command, arguments->request);

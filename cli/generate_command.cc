@@ -21,7 +21,7 @@ using ::quantloom::v1::GenerateResponse;
 
 namespace {
 
-constexpr char kFooter[] =
+constexpr char kGenerateFooter[] =
     "Text appears as it is generated, on standard output; a newline is added at its end. With "
     "--json there\n"
     "is one object, at the end. Ctrl-C ends the generation.\n\n"
@@ -138,7 +138,7 @@ CommandResult RunGenerate(Session& session, const GenerateArguments& arguments) 
 void AddGenerateCommand(CLI::App& app, Session& session) {
   auto arguments = std::make_shared<GenerateArguments>();
   CLI::App* command = app.add_subcommand("generate", "Continue a text, or answer one message");
-  command->footer(kFooter);
+  command->footer(kGenerateFooter);
   CLI::Option* prompt = command
                             ->add_option("PROMPT", arguments->prompt,
                                          "Text to continue; - or nothing: standard input")

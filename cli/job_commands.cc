@@ -44,7 +44,7 @@ std::string TimeColumn(const Job& job) {
   return FormatElapsed(end - ToTime(job.start_time()));
 }
 
-void AddRow(const Job& job, Table& table) {
+void AddJob(const Job& job, Table& table) {
   const double bits =
       job.has_result() ? job.result().linear_bits_per_weight() : job.progress().bits_per_weight();
   table.Add({job.name(), StateColumn(job), job.request().source(), job.request().output(),
@@ -52,7 +52,7 @@ void AddRow(const Job& job, Table& table) {
              TimeColumn(job), job.request().recipe()});
 }
 
-absl::StatusOr<ListJobsRequest> MakeRequest(const JobsArguments& arguments) {
+absl::StatusOr<ListJobsRequest> MakeListRequest(const JobsArguments& arguments) {
   ListJobsRequest request;
   request.set_page_size(arguments.page_size);
   request.set_page_token(arguments.page_token);
@@ -65,7 +65,7 @@ absl::StatusOr<ListJobsRequest> MakeRequest(const JobsArguments& arguments) {
 }
 
 CommandResult RunJobs(Session& session, const JobsArguments& arguments) {
-  absl::StatusOr<ListJobsRequest> request = MakeRequest(arguments);
+  absl::StatusOr<ListJobsRequest> request = MakeListRequest(arguments);
   ListJobsResponse all;
   do {
     absl::StatusOr<ListJobsResponse> page = session.connection().Call(
@@ -91,7 +91,7 @@ CommandResult RunJobs(Session& session, const JobsArguments& arguments) {
                {"CREATED"},
                {"TIME", Table::Align::kRight},
                {"RECIPE"}});
-  for (const Job& job : all.jobs()) AddRow(job, table);
+  for (const Job& job : all.jobs()) AddJob(job, table);
   session.console().Out(table.Render(session.console().out_color()));
   if (!all.next_page_token().empty()) {
     session.Note(absl::StrCat("More: --page-token ", all.next_page_token(), " or --all"));

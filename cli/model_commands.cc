@@ -30,7 +30,7 @@ std::string StateText(const Model& model) {
   return absl::AsciiStrToLower(absl::StripPrefix(ModelState_Name(model.state()), "MODEL_STATE_"));
 }
 
-void AddRow(const Model& model, Table& table) {
+void AddModel(const Model& model, Table& table) {
   if (!model.problem().empty()) {
     table.Add({model.name(), "unusable", "", "", "", "", "", "", model.problem()});
     return;
@@ -63,7 +63,7 @@ CommandResult RunModels(Session& session) {
                {"CONTEXT", kRight},
                {"CHAT"},
                {"RECIPE"}});
-  for (const Model& model : response->models()) AddRow(model, table);
+  for (const Model& model : response->models()) AddModel(model, table);
   session.console().Out(table.Render(session.console().out_color()));
   return ExitCode::kOk;
 }

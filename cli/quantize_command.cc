@@ -22,7 +22,7 @@ namespace {
 // The contract's limit for text inside a request.
 constexpr size_t kInlineTextBytes = size_t{2} << 20;
 
-constexpr char kFooter[] =
+constexpr char kQuantizeFooter[] =
     "Recipes are `codec:key=value,...`, for example "
     "icquant:bits=2,outliers=0.05,inner=kmeans.\n\n"
     "A lost connection is taken up again by itself. Ctrl-C detaches: the job goes on, `quantloom "
@@ -74,11 +74,11 @@ absl::Status ReadInline(const std::string& path, absl::string_view alternative,
                      "source root and use ",
                      alternative));
   }
-  if (text.ok()) *field = *std::move(text);
+  if (text.ok()) *field = std::move(*text);
   return text.status();
 }
 
-absl::StatusOr<QuantizeRequest> MakeRequest(const QuantizeArguments& arguments) {
+absl::StatusOr<QuantizeRequest> MakeQuantizeRequest(const QuantizeArguments& arguments) {
   QuantizeRequest request;
   request.set_request_id(arguments.request_id.empty() ? MakeRequestId() : arguments.request_id);
   request.set_source(arguments.source);
@@ -120,7 +120,7 @@ absl::StatusOr<QuantizeRequest> MakeRequest(const QuantizeArguments& arguments) 
 }
 
 CommandResult RunQuantize(Session& session, const QuantizeArguments& arguments) {
-  const absl::StatusOr<QuantizeRequest> request = MakeRequest(arguments);
+  const absl::StatusOr<QuantizeRequest> request = MakeQuantizeRequest(arguments);
   if (!request.ok()) return request.status();
   JobView view(session);
   return arguments.detach ? view.Start(*request) : view.Quantize(*request);
@@ -172,7 +172,7 @@ void AddQuantizeCommand(CLI::App& app, Session& session) {
   auto owned = std::make_shared<QuantizeArguments>();
   QuantizeArguments& arguments = *owned;
   CLI::App* command = app.add_subcommand("quantize", "Quantize a model and follow the job");
-  command->footer(kFooter);
+  command->footer(kQuantizeFooter);
   command
       ->add_option(
           "SOURCE", arguments.source,

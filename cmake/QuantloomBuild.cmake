@@ -51,6 +51,11 @@ include(GoogleTest)
 
 set(QUANTLOOM_PYTHON "" CACHE FILEPATH "Python with tests/requirements.txt installed; without it the oracle tests are left out")
 
+# Parsing gRPC's headers takes most of the time of a file that includes them. Directories of such files switch their
+# targets to batches, which parse them once; whoever edits a single file prefers it alone.
+option(QUANTLOOM_BATCH_GRPC "Compile files that include gRPC in batches" ON)
+set(CMAKE_UNITY_BUILD_BATCH_SIZE 7)
+
 # What scripts/test.sh builds and runs in the sanitizer presets: with ThreadSanitizer the tests marked THREADS, with the
 # others all.
 add_custom_target(sanitizer_tests)

@@ -22,7 +22,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
-using Writer = grpc::ServerWriter<v1::QuantizeEvent>;
+using EventWriter = grpc::ServerWriter<v1::QuantizeEvent>;
 
 std::vector<std::string> Quantize(const std::string& address, std::vector<std::string> more = {}) {
   std::vector<std::string> arguments = {"quantize",       "tiny",        "tiny-2bit", "--recipe",
@@ -50,7 +50,7 @@ std::string TemporaryFile(const std::string& name, const std::string& text) {
 }
 
 Script JobThatEnds(v1::JobState state) {
-  return {.quantize = [state](auto&, const auto&, Writer& writer) {
+  return {.quantize = [state](auto&, const auto&, EventWriter& writer) {
     writer.Write(EventIn(v1::JOB_STATE_QUEUED, 1));
     writer.Write(EncodingEvent(2));
     writer.Write(EventIn(state, 3));
@@ -110,7 +110,7 @@ TEST(QuantizeProgramTest, Json_IsALinePerEvent) {
 
 TEST(QuantizeProgramTest, Options_BecomeTheRequest) {
   v1::QuantizeRequest request;
-  const ScriptedServer server({.quantize = [&](auto&, const auto& received, Writer& writer) {
+  const ScriptedServer server({.quantize = [&](auto&, const auto& received, EventWriter& writer) {
     request = received;
     writer.Write(EventIn(v1::JOB_STATE_SUCCEEDED, 1));
     return grpc::Status::OK;
@@ -155,7 +155,7 @@ TEST(QuantizeProgramTest, Options_BecomeTheRequest) {
 
 TEST(QuantizeProgramTest, ServerPaths_AreSentAsPaths) {
   v1::QuantizeRequest request;
-  const ScriptedServer server({.quantize = [&](auto&, const auto& received, Writer& writer) {
+  const ScriptedServer server({.quantize = [&](auto&, const auto& received, EventWriter& writer) {
     request = received;
     writer.Write(EventIn(v1::JOB_STATE_SUCCEEDED, 1));
     return grpc::Status::OK;
@@ -184,7 +184,7 @@ TEST(QuantizeProgramTest, LocalText_IsCheckedBeforeItIsSent) {
 
 TEST(QuantizeProgramTest, LostConnection_IsTakenUpAgainWithoutLossOrRepetition) {
   std::optional<ScriptedServer> first(
-      std::in_place, Script{.quantize = [](auto& context, const auto&, Writer& writer) {
+      std::in_place, Script{.quantize = [](auto& context, const auto&, EventWriter& writer) {
         for (uint64_t i = 1; i <= 3; ++i) writer.Write(EncodingEvent(i));
         AwaitCancellation(context);
         return grpc::Status::CANCELLED;
@@ -194,7 +194,7 @@ TEST(QuantizeProgramTest, LostConnection_IsTakenUpAgainWithoutLossOrRepetition) 
   ASSERT_TRUE(program.AwaitOutput("model.layers.3.")) << program.error();
   first.reset();
   const ScriptedServer second({.watch_job =
-                                   [](auto&, const auto& request, Writer& writer) {
+                                   [](auto&, const auto& request, EventWriter& writer) {
                                      for (uint64_t i = request.from_sequence(); i <= 6; ++i)
                                        writer.Write(EncodingEvent(i));
                                      writer.Write(EventIn(v1::JOB_STATE_SUCCEEDED, 7));
@@ -210,7 +210,7 @@ TEST(QuantizeProgramTest, LostConnection_IsTakenUpAgainWithoutLossOrRepetition) 
 TEST(QuantizeProgramTest, Interrupt_DetachesAndTellsHowToGoOn) {
   std::atomic<int> cancels = 0;
   const ScriptedServer server({.quantize =
-                                   [](auto& context, const auto&, Writer& writer) {
+                                   [](auto& context, const auto&, EventWriter& writer) {
                                      writer.Write(EncodingEvent(1));
                                      AwaitCancellation(context);
                                      return grpc::Status::CANCELLED;
@@ -231,7 +231,7 @@ TEST(QuantizeProgramTest, Interrupt_DetachesAndTellsHowToGoOn) {
 
 TEST(QuantizeProgramTest, Interrupt_EndsThePauseAfterALostConnection) {
   std::optional<ScriptedServer> server(
-      std::in_place, Script{.quantize = [](auto& context, const auto&, Writer& writer) {
+      std::in_place, Script{.quantize = [](auto& context, const auto&, EventWriter& writer) {
         writer.Write(EncodingEvent(1));
         AwaitCancellation(context);
         return grpc::Status::CANCELLED;
@@ -245,7 +245,7 @@ TEST(QuantizeProgramTest, Interrupt_EndsThePauseAfterALostConnection) {
 }
 
 TEST(QuantizeProgramTest, Timeout_EndsTheWatchingOnly) {
-  const ScriptedServer server({.quantize = [](auto& context, const auto&, Writer& writer) {
+  const ScriptedServer server({.quantize = [](auto& context, const auto&, EventWriter& writer) {
     writer.Write(EncodingEvent(1));
     AwaitCancellation(context);
     return grpc::Status::CANCELLED;
@@ -256,7 +256,7 @@ TEST(QuantizeProgramTest, Timeout_EndsTheWatchingOnly) {
 }
 
 TEST(QuantizeProgramTest, Detach_PrintsTheJobAndReturns) {
-  const ScriptedServer server({.quantize = [](auto& context, const auto&, Writer& writer) {
+  const ScriptedServer server({.quantize = [](auto& context, const auto&, EventWriter& writer) {
     writer.Write(EventIn(v1::JOB_STATE_QUEUED, 1));
     AwaitCancellation(context);
     return grpc::Status::CANCELLED;
@@ -270,7 +270,7 @@ TEST(QuantizeProgramTest, Detach_PrintsTheJobAndReturns) {
 }
 
 TEST(QuantizeProgramTest, Terminal_ShowsOneLiveLineThatFits) {
-  const ScriptedServer server({.quantize = [](auto&, const auto&, Writer& writer) {
+  const ScriptedServer server({.quantize = [](auto&, const auto&, EventWriter& writer) {
     writer.Write(EventIn(v1::JOB_STATE_QUEUED, 1));
     for (uint64_t i = 2; i <= 5; ++i) {
       writer.Write(EncodingEvent(i));
@@ -299,7 +299,7 @@ TEST(QuantizeProgramTest, Terminal_ShowsOneLiveLineThatFits) {
 TEST(WatchProgramTest, Watch_StartsWhereItIsTold) {
   uint64_t from = 0;
   std::string job;
-  const ScriptedServer server({.watch_job = [&](auto&, const auto& request, Writer& writer) {
+  const ScriptedServer server({.watch_job = [&](auto&, const auto& request, EventWriter& writer) {
     from = request.from_sequence();
     job = request.name();
     writer.Write(EventIn(v1::JOB_STATE_SUCCEEDED, 12));
@@ -314,7 +314,7 @@ TEST(WatchProgramTest, Watch_StartsWhereItIsTold) {
 }
 
 TEST(WatchProgramTest, UnknownJob_IsNotFound) {
-  const ScriptedServer server({.watch_job = [](auto&, const auto&, Writer&) {
+  const ScriptedServer server({.watch_job = [](auto&, const auto&, EventWriter&) {
     return grpc::Status(grpc::StatusCode::NOT_FOUND, "no such job");
   }});
   const Outcome outcome = RunProgram({"watch", "job-x", "--quantizer", server.address()});

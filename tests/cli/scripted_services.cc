@@ -104,18 +104,13 @@ class Models final : public v1::ModelService::Service {
 
 }  // namespace
 
-class ScriptedServer::Services {
- public:
-  explicit Services(Script script)
-      : script_(std::move(script)), quantization(script_), generation(script_), models(script_) {}
+struct ScriptedServer::Services {
+  explicit Services(Script scripted) : script(std::move(scripted)) {}
 
- private:
-  const Script script_;
-
- public:
-  Quantization quantization;
-  Generation generation;
-  Models models;
+  const Script script;
+  const std::unique_ptr<grpc::Service> quantization = std::make_unique<Quantization>(script);
+  const std::unique_ptr<grpc::Service> generation = std::make_unique<Generation>(script);
+  const std::unique_ptr<grpc::Service> models = std::make_unique<Models>(script);
 };
 
 ScriptedServer::ScriptedServer(Script script, const std::string& address)
@@ -123,9 +118,9 @@ ScriptedServer::ScriptedServer(Script script, const std::string& address)
   int port = 0;
   grpc::ServerBuilder builder;
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
-  builder.RegisterService(&services_->quantization);
-  builder.RegisterService(&services_->generation);
-  builder.RegisterService(&services_->models);
+  builder.RegisterService(services_->quantization.get());
+  builder.RegisterService(services_->generation.get());
+  builder.RegisterService(services_->models.get());
   server_ = builder.BuildAndStart();
   address_ = absl::StrCat("127.0.0.1:", port);
 }

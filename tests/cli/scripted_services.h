@@ -50,7 +50,7 @@ class ScriptedServer {
   const std::string& address() const { return address_; }
 
  private:
-  class Services;
+  struct Services;
 
   std::unique_ptr<Services> services_;
   std::unique_ptr<grpc::Server> server_;

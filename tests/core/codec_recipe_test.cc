@@ -59,8 +59,7 @@ INSTANTIATE_TEST_SUITE_P(
                       ErrorCase{"ControlCharacter", "icquant:bits=\n", {"value '\\n'"}},
                       ErrorCase{"NotUtf8", "icquant:bits=\xff", {"value '\\377'"}},
                       ErrorCase{"TooLong", std::string(5000, 'a'), {"5000 bytes"}},
-                      ErrorCase{
-                          "UnknownCodec", "zip:bits=2", {"unknown codec 'zip'", "icquant"}}),
+                      ErrorCase{"UnknownCodec", "zip:bits=2", {"unknown codec 'zip'", "icquant"}}),
     [](const auto& test) { return test.param.name; });
 
 INSTANTIATE_TEST_SUITE_P(

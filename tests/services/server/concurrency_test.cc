@@ -22,7 +22,7 @@ constexpr int kStreams = 32;
 constexpr uint32_t kTokens = 80;
 constexpr uint32_t kManyTokens = 3000;  // more than any client waits for
 
-std::string Prompt(int i) {
+std::string StoryPrompt(int i) {
   std::string prompt = absl::StrCat("Story ", i, ":");
   for (int word = 0; word < 25 * (i % 4); ++word) prompt += absl::StrCat(" ", word + i);
   return prompt;
@@ -87,7 +87,7 @@ TEST_F(ConcurrencyTest, SurvivingStreams_GiveTheirTextWhateverOthersDo) {
   StartServer();
   std::vector<std::string> alone;
   for (int i = 0; i < kStreams; ++i) {
-    const Generated generated = Generate(Request(Prompt(i), kTokens));
+    const Generated generated = Generate(Request(StoryPrompt(i), kTokens));
     ASSERT_TRUE(generated.status.ok()) << generated.status;
     alone.push_back(generated.text);
   }
@@ -102,20 +102,21 @@ TEST_F(ConcurrencyTest, SurvivingStreams_GiveTheirTextWhateverOthersDo) {
         case 0:
         case 1: {
           const Generated whole =
-              ReadStream(*stub, Request(Prompt(i), kTokens), absl::InfiniteDuration());
+              ReadStream(*stub, Request(StoryPrompt(i), kTokens), absl::InfiniteDuration());
           EXPECT_TRUE(whole.status.ok()) << whole.status;
           EXPECT_EQ(whole.text, alone[i]);
           break;
         }
         case 2: {
-          const std::string text = CancelMidway(*stub, Request(Prompt(i), kManyTokens), 1 + i / 4);
+          const std::string text =
+              CancelMidway(*stub, Request(StoryPrompt(i), kManyTokens), 1 + i / 4);
           const std::string common = alone[i].substr(0, text.size());
           EXPECT_EQ(text.substr(0, common.size()), common);
           break;
         }
         default: {
           const Generated cut =
-              ReadStream(*stub, Request(Prompt(i), kManyTokens), absl::Milliseconds(50));
+              ReadStream(*stub, Request(StoryPrompt(i), kManyTokens), absl::Milliseconds(50));
           EXPECT_EQ(cut.status.code(), absl::StatusCode::kDeadlineExceeded) << cut.status;
         }
       }
@@ -128,7 +129,7 @@ TEST_F(ConcurrencyTest, SurvivingStreams_GiveTheirTextWhateverOthersDo) {
   for (std::thread& client : clients) client.join();
   for (std::thread& killer : killers) killer.join();
   ExpectIdle();
-  EXPECT_EQ(Generate(Request(Prompt(5), kTokens)).text, alone[5]);
+  EXPECT_EQ(Generate(Request(StoryPrompt(5), kTokens)).text, alone[5]);
 }
 
 TEST_F(ConcurrencyTest, ClosedChannel_EndsItsStream) {
