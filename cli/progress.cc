@@ -19,7 +19,6 @@
 namespace quantloom::cli {
 
 using ::quantloom::v1::Job;
-using ::quantloom::v1::JobPhase;
 using ::quantloom::v1::JobPhase_Name;
 using ::quantloom::v1::JobProgress;
 using ::quantloom::v1::JobState;

@@ -1,5 +1,6 @@
 #include "engine/rotary.h"
 
+#include <cmath>
 #include <cstddef>
 
 namespace quantloom {
@@ -30,7 +31,7 @@ struct SinCos {
 SinCos SinCosOf(double angle) {
   constexpr double kQuarterHigh = 1.57079632673412561417e+00;
   constexpr double kQuarterLow = 6.07710050650619224932e-11;
-  const auto quarters = static_cast<int64_t>(angle * (4 / kTwoPi) + 0.5);  // angle >= 0
+  const auto quarters = static_cast<int64_t>(std::floor(angle * (4 / kTwoPi) + 0.5));
   const auto n = static_cast<double>(quarters);
   const double x = (angle - n * kQuarterHigh) - n * kQuarterLow;
   const double x2 = x * x;

@@ -66,10 +66,12 @@ absl::StatusOr<std::shared_ptr<const MappedFile>> MappedFile::Open(
 }
 
 void MappedFile::Release(absl::Span<const uint8_t> range) const {
-  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(range.data()) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(range.data()) + range.size()) / page * page;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  // Whole pages alone; the mapping begins at one.
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t offset = static_cast<size_t>(range.data() - data_);
+  const size_t begin = (offset + page - 1) / page * page;
+  const size_t end = (offset + range.size()) / page * page;
+  if (begin < end) madvise(const_cast<uint8_t*>(data_) + begin, end - begin, MADV_DONTNEED);
 }
 
 absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path, uint64_t max_bytes) {

@@ -33,9 +33,12 @@ inline absl::Status Annotate(const absl::Status& status, absl::string_view conte
 
 #define QL_CONCAT_INNER(a, b) a##b
 #define QL_CONCAT(a, b) QL_CONCAT_INNER(a, b)
+// `lhs` may declare a variable and `result` is a name: neither can stand in parentheses.
+// NOLINTBEGIN(bugprone-macro-parentheses)
 #define QL_ASSIGN_OR_RETURN_IMPL(result, lhs, expr)    \
   auto result = (expr);                                \
   if (!result.ok()) return std::move(result).status(); \
   lhs = std::move(result).value()
+// NOLINTEND(bugprone-macro-parentheses)
 #define QL_ASSIGN_OR_RETURN(lhs, expr) \
   QL_ASSIGN_OR_RETURN_IMPL(QL_CONCAT(ql_result_, __LINE__), lhs, expr)

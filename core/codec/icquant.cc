@@ -73,10 +73,12 @@ absl::StatusOr<Source> CheckedSource(const EncodeInput& input, ThreadTeam& team)
 
 // log2 by repeated squaring: basic arithmetic alone, so that choices are the same everywhere.
 double Log2(double x) {
+  constexpr int kFractionBits = 29;
   int exponent = 0;
   double mantissa = std::frexp(x, &exponent) * 2;  // in [1, 2)
   double result = exponent - 1;
-  for (double bit = 0.5; bit > 1e-9; bit /= 2) {
+  double bit = 0.5;
+  for (int i = 0; i < kFractionBits; ++i, bit /= 2) {
     mantissa *= mantissa;
     if (mantissa >= 2) {
       mantissa /= 2;
@@ -247,6 +249,7 @@ class Encoding {
         codes_(NewPlane("codes", DType::kU8, source.rows * code_row_bytes_)),
         level_planes_(form.options, source.rows),
         index_(source.rows, source.cols, IcquantRowOutliers(form.options.outliers, source.cols)) {
+    workers_.reserve(team.size());
     for (int i = 0; i < team.size(); ++i) {
       workers_.emplace_back(form.options, &form.shared, source.cols);
     }

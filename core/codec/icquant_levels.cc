@@ -148,8 +148,9 @@ void DecodeBytes(IcquantLevels& levels) {
   const float scale = BFloat16ToFloat(levels.scale);
   const float offset = BFloat16ToFloat(levels.offset);
   levels.count = 255;
-  for (int q = -127; q <= 127; ++q) {
-    levels.values[0][static_cast<size_t>(q + 127)] = scale * static_cast<float>(q) + offset;
+  for (uint32_t k = 0; k < levels.count; ++k) {
+    const int q = static_cast<int>(k) - 127;
+    levels.values[0][k] = scale * static_cast<float>(q) + offset;
   }
 }
 
@@ -322,8 +323,10 @@ void IcquantLevelFitter::FitShared(const IcquantRow& row, IcquantLevels& levels)
     best_scale = levels.scale;
     return true;
   };
-  for (double scale = start * kScanFrom; scale < start * kScanTo; scale *= kScanRatio) {
-    try_scale(scale);
+  double scanned = start * kScanFrom;
+  while (scanned < start * kScanTo) {
+    try_scale(scanned);
+    scanned *= kScanRatio;
   }
   for (int round = 0; round < kGridRounds; ++round) {
     levels.scale = best_scale;

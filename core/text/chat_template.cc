@@ -37,7 +37,7 @@ class JinjaChatTemplate final : public ChatTemplate {
     // Templates ask whether these are none, so they must be there.
     variables.emplace_back("tools", jinja::Value());
     variables.emplace_back("documents", jinja::Value());
-    const absl::StatusOr<std::string> text =
+    absl::StatusOr<std::string> text =
         jinja::Evaluate(statements_, std::move(variables),
                         {limits.max_steps, limits.max_output_bytes, limits.max_depth});
     if (!text.ok()) return Annotate(text.status(), "chat template");

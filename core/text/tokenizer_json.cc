@@ -27,6 +27,10 @@ const json& Member(const json& object, const char* name) {
   return member == nullptr ? *kNull : *member;
 }
 
+bool IsEmptyString(const json& value) {
+  return value.is_string() && value.get_ref<const std::string&>().empty();
+}
+
 absl::StatusOr<int32_t> TokenIdValue(const json& value, size_t token_count) {
   if (!value.is_number_unsigned()) return Invalid("id must be a non-negative integer");
   const uint64_t id = value.get<uint64_t>();
@@ -76,7 +80,7 @@ class Reader {
     }
     for (const char* name : {"continuing_subword_prefix", "end_of_word_suffix"}) {
       const json& affix = Member(model, name);
-      if (!affix.is_null() && affix != "") {
+      if (!affix.is_null() && !IsEmptyString(affix)) {
         return Invalid(absl::StrCat("model.", name, ": is not supported"));
       }
     }
@@ -177,7 +181,8 @@ class Reader {
     if (!value.is_object()) return Invalid("must be an object");
     AddedToken token;
     const json& content = Member(value, "content");
-    if (!content.is_string() || content == "") return Invalid("'content' must be a string");
+    if (!content.is_string() || IsEmptyString(content))
+      return Invalid("'content' must be a string");
     token.content = content.get<std::string>();
     QL_ASSIGN_OR_RETURN(token.special, JsonFieldOr<bool>(value, "special", false));
     QL_ASSIGN_OR_RETURN(token.single_word, JsonFieldOr<bool>(value, "single_word", false));

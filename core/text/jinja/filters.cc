@@ -220,6 +220,7 @@ Result Sort(const Value& value, const Arguments& arguments, Budget& budget) {
   QL_ASSIGN_OR_RETURN(const std::vector<size_t> order,
                       SortedOrder(keys, TruthOr(bound[0], false), budget));
   std::vector<Value> sorted;
+  sorted.reserve(order.size());
   for (const size_t i : order) sorted.push_back(items->items[i]);
   return Value::MakeSequence(std::move(sorted));
 }
