@@ -142,6 +142,10 @@ class Codec {
   // The options in canonical spelling, defaults filled in; "auto" choices stay "auto".
   virtual std::string recipe() const = 0;
 
+  // Whether incoherence processing transforms the outputs: then single rows cannot be decoded, and
+  // an embedding cannot be stored so.
+  virtual bool transforms_outputs() const { return false; }
+
   // The bytes depend on the input alone, not on the team's size or the machine's SIMD target.
   // INVALID_ARGUMENT for NaN or infinite weights (row and column are named) and for sizes that do
   // not fit.

@@ -159,6 +159,10 @@ class QtipCodec final : public Codec {
     return recipe.ToString();
   }
 
+  bool transforms_outputs() const override {
+    return options_.tiles.incoherence.kind == IncoherenceKind::kTwoSided;
+  }
+
   absl::StatusOr<EncodedMatrix> Encode(const EncodeInput& input, ThreadTeam& team) const override {
     return EncodeTiles(TrellisTiles(options_.format), options_.tiles, options_.OwnRecipe(), input,
                        team);

@@ -98,6 +98,10 @@ class QuipCodec final : public Codec {
     return recipe.ToString();
   }
 
+  bool transforms_outputs() const override {
+    return options_.tiles.incoherence.kind == IncoherenceKind::kTwoSided;
+  }
+
   absl::StatusOr<EncodedMatrix> Encode(const EncodeInput& input, ThreadTeam& team) const override {
     return EncodeTiles(E8pTiles(options_.rate), options_.tiles, options_.OwnRecipe(), input, team);
   }

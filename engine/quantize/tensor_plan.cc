@@ -54,6 +54,11 @@ absl::StatusOr<std::vector<PlannedTensor>> PlanTensors(const ModelConfig& config
         }
       }
     }
+    if (role == TensorSpec::Role::kEmbedding && tensor.codec->transforms_outputs()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "recipe of '", tensor.spec.name, "': ", tensor.codec->recipe(),
+          " transforms outputs, so that rows cannot be looked up; take incoherence=input or none"));
+    }
     plan.push_back(std::move(tensor));
   }
   for (size_t i = 0; i < overrides.size(); ++i) {

@@ -200,6 +200,9 @@ TEST_F(QuantizeModelTest, RefusesWhatCannotWorkNamingTheField) {
        "bits"},
       {"embedding", [](auto& o) { o.embedding_recipe = "icquant:gamma=1"; },
        absl::StatusCode::kInvalidArgument, "embedding_recipe"},
+      {"embedding whose rows cannot be looked up",
+       [](auto& o) { o.embedding_recipe = "qtip:bits=4"; }, absl::StatusCode::kInvalidArgument,
+       "model.embed_tokens.weight"},
       {"override recipe",
        [](auto& o) {
          o.overrides = {{"*", "icquant:bits=99"}};
