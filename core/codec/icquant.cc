@@ -280,7 +280,8 @@ class Encoding {
     const Incoherence as_it_is(source_.rows, source_.cols, {.kind = IncoherenceKind::kNone});
     QL_ASSIGN_OR_RETURN(const auto factored, hessian.Factor(as_it_is, 1, team_));
     const BlockLdl& ldl = factored->ldl;
-    const std::vector<float> weights_t = Transposed();
+    const std::vector<float> weights_t =
+        Transposed(source_.weights, source_.rows, source_.cols, team_);
     std::vector<float> decoded_t(weights_t.size());
     IcquantColumns columns(source_.rows, source_.cols, parts_, LevelCount());
     ForEachRow([&](uint64_t r, Worker& worker) {
@@ -328,19 +329,6 @@ class Encoding {
   void StoreCodes(uint64_t r, const Worker& worker) {
     PackCodes(worker.codes.data(), form_.options.bits, source_.cols,
               codes_.bytes.data() + r * code_row_bytes_);
-  }
-
-  // [cols, rows].
-  std::vector<float> Transposed() const {
-    std::vector<float> transposed(source_.weights.size());
-    team_.ParallelFor(source_.cols, 16, [&](size_t begin, size_t end, int) {
-      for (uint64_t r = 0; r < source_.rows; ++r) {
-        for (size_t c = begin; c < end; ++c) {
-          transposed[c * source_.rows + r] = source_.weights[r * source_.cols + c];
-        }
-      }
-    });
-    return transposed;
   }
 
   absl::StatusOr<EncodedMatrix> Finish(double relative_error) {

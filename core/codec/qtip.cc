@@ -149,32 +149,10 @@ struct QtipOptions {
   }
 };
 
-class QtipCodec final : public Codec {
- public:
-  explicit QtipCodec(const QtipOptions& options) : options_(options) {}
-
-  std::string recipe() const override {
-    Recipe recipe = options_.OwnRecipe();
-    options_.tiles.AddTo(recipe, /*resolved=*/false);
-    return recipe.ToString();
-  }
-
-  bool transforms_outputs() const override {
-    return options_.tiles.incoherence.kind == IncoherenceKind::kTwoSided;
-  }
-
-  absl::StatusOr<EncodedMatrix> Encode(const EncodeInput& input, ThreadTeam& team) const override {
-    return EncodeTiles(TrellisTiles(options_.format), options_.tiles, options_.OwnRecipe(), input,
-                       team);
-  }
-
- private:
-  QtipOptions options_;
-};
-
 absl::StatusOr<std::unique_ptr<Codec>> Create(const Recipe& recipe) {
   QL_ASSIGN_OR_RETURN(const QtipOptions options, QtipOptions::FromRecipe(recipe));
-  return std::make_unique<QtipCodec>(options);
+  return MakeTileCodec(std::make_unique<TrellisTiles>(options.format), options.tiles,
+                       options.OwnRecipe());
 }
 
 absl::StatusOr<std::unique_ptr<PackedMatrix>> Open(const Recipe& recipe, uint64_t rows,

@@ -88,31 +88,10 @@ struct QuipOptions {
   }
 };
 
-class QuipCodec final : public Codec {
- public:
-  explicit QuipCodec(const QuipOptions& options) : options_(options) {}
-
-  std::string recipe() const override {
-    Recipe recipe = options_.OwnRecipe();
-    options_.tiles.AddTo(recipe, /*resolved=*/false);
-    return recipe.ToString();
-  }
-
-  bool transforms_outputs() const override {
-    return options_.tiles.incoherence.kind == IncoherenceKind::kTwoSided;
-  }
-
-  absl::StatusOr<EncodedMatrix> Encode(const EncodeInput& input, ThreadTeam& team) const override {
-    return EncodeTiles(E8pTiles(options_.rate), options_.tiles, options_.OwnRecipe(), input, team);
-  }
-
- private:
-  QuipOptions options_;
-};
-
 absl::StatusOr<std::unique_ptr<Codec>> Create(const Recipe& recipe) {
   QL_ASSIGN_OR_RETURN(const QuipOptions options, QuipOptions::FromRecipe(recipe));
-  return std::make_unique<QuipCodec>(options);
+  return MakeTileCodec(std::make_unique<E8pTiles>(options.rate), options.tiles,
+                       options.OwnRecipe());
 }
 
 absl::StatusOr<std::unique_ptr<PackedMatrix>> Open(const Recipe& recipe, uint64_t rows,

@@ -178,17 +178,6 @@ class Encoding {
   ThreadTeam& team_;
 };
 
-std::vector<float> Transposed(absl::Span<const float> values, uint64_t rows, uint64_t cols,
-                              ThreadTeam& team) {
-  std::vector<float> transposed(values.size());
-  team.ParallelFor(cols, 16, [&](size_t begin, size_t end, int) {
-    for (uint64_t r = 0; r < rows; ++r) {
-      for (size_t c = begin; c < end; ++c) transposed[c * rows + r] = values[r * cols + c];
-    }
-  });
-  return transposed;
-}
-
 class TileMatrix final : public PackedMatrix {
  public:
   TileMatrix(std::unique_ptr<const TileCode> code, const TileOptions& options, std::string recipe,
@@ -285,8 +274,6 @@ class TileMatrix final : public PackedMatrix {
   BitBreakdown bits_;
 };
 
-}  // namespace
-
 absl::StatusOr<EncodedMatrix> EncodeTiles(const TileCode& code, const TileOptions& options,
                                           Recipe recipe, const EncodeInput& input,
                                           ThreadTeam& team) {
@@ -320,6 +307,38 @@ absl::StatusOr<EncodedMatrix> EncodeTiles(const TileCode& code, const TileOption
   encoded.planes.push_back(std::move(codes));
   encoded.planes.push_back(std::move(scale));
   return encoded;
+}
+
+class TileCodec final : public Codec {
+ public:
+  TileCodec(std::unique_ptr<const TileCode> code, const TileOptions& options, Recipe own)
+      : code_(std::move(code)), options_(options), own_(std::move(own)) {}
+
+  std::string recipe() const override {
+    Recipe recipe = own_;
+    options_.AddTo(recipe, /*resolved=*/false);
+    return recipe.ToString();
+  }
+
+  bool transforms_outputs() const override {
+    return options_.incoherence.kind == IncoherenceKind::kTwoSided;
+  }
+
+  absl::StatusOr<EncodedMatrix> Encode(const EncodeInput& input, ThreadTeam& team) const override {
+    return EncodeTiles(*code_, options_, own_, input, team);
+  }
+
+ private:
+  std::unique_ptr<const TileCode> code_;
+  TileOptions options_;
+  Recipe own_;
+};
+
+}  // namespace
+
+std::unique_ptr<Codec> MakeTileCodec(std::unique_ptr<const TileCode> code,
+                                     const TileOptions& options, Recipe own) {
+  return std::make_unique<TileCodec>(std::move(code), options, std::move(own));
 }
 
 absl::StatusOr<std::unique_ptr<PackedMatrix>> OpenTiles(std::unique_ptr<const TileCode> code,

@@ -1,6 +1,6 @@
 // What `qtip` and `quip` have in common: a matrix is made incoherent, normalized by one scale, cut
 // into tiles, and each tile is coded on its own by a vector quantizer, block of columns by block of
-// columns under LDLQ. A TileCode is the vector quantizer; EncodeTiles and OpenTiles do the rest.
+// columns under LDLQ. A TileCode is the vector quantizer; MakeTileCodec and OpenTiles do the rest.
 //
 // Planes:
 //   codes  U8   [row tiles, column tiles, tile_bytes], zero-padded to a multiple of 64 bytes; tiles
@@ -60,11 +60,10 @@ struct TileOptions {
 // The documentation of TileOptions' keys, for CodecInfo.
 std::vector<std::pair<std::string, std::string>> TileOptionDescriptions();
 
-// Encodes with `code`. `recipe` holds the codec's own options; the result's adds the resolved
-// TileOptions. Errors are Codec::Encode's.
-absl::StatusOr<EncodedMatrix> EncodeTiles(const TileCode& code, const TileOptions& options,
-                                          Recipe recipe, const EncodeInput& input,
-                                          ThreadTeam& team);
+// The codec that encodes with `code`. `own` holds the codec's name and its own options;
+// TileOptions' are added to it.
+std::unique_ptr<Codec> MakeTileCodec(std::unique_ptr<const TileCode> code,
+                                     const TileOptions& options, Recipe own);
 
 // Opens a stored matrix. `recipe` is the whole resolved recipe. Errors are OpenMatrix's.
 absl::StatusOr<std::unique_ptr<PackedMatrix>> OpenTiles(std::unique_ptr<const TileCode> code,

@@ -126,6 +126,17 @@ class LdlqRun {
 
 }  // namespace
 
+std::vector<float> Transposed(absl::Span<const float> weights, uint64_t rows, uint64_t cols,
+                              ThreadTeam& team) {
+  std::vector<float> transposed(weights.size());
+  team.ParallelFor(cols, 16, [&](size_t begin, size_t end, int) {
+    for (uint64_t r = 0; r < rows; ++r) {
+      for (size_t c = begin; c < end; ++c) transposed[c * rows + r] = weights[r * cols + c];
+    }
+  });
+  return transposed;
+}
+
 void Ldlq(const BlockLdl& ldl, absl::Span<const float> weights_t, uint64_t rows,
           ColumnQuantizer& quantizer, absl::Span<float> decoded_t, ThreadTeam& team) {
   assert(quantizer.width() == ldl.block());

@@ -11,12 +11,17 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/types/span.h"
 #include "core/base/parallel.h"
 #include "core/rounding/block_ldl.h"
 
 namespace quantloom {
+
+// The form that LDLQ reads, W^T [cols, rows], of row-major weights [rows, cols].
+std::vector<float> Transposed(absl::Span<const float> weights, uint64_t rows, uint64_t cols,
+                              ThreadTeam& team);
 
 // What a codec is to LDLQ: a rule that rounds a block of columns.
 class ColumnQuantizer {
