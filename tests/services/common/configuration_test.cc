@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "services/common/version.h"
+#include "tests/temporary_directory.h"
 
 namespace quantloom {
 namespace {
@@ -30,7 +31,7 @@ class ConfigurationTest : public ::testing::Test {
   }
 
   std::string WriteConfigFile(const std::string& text) {
-    const std::string path = ::testing::TempDir() + "/configuration_test.toml";
+    const std::string path = (directory_.path() / "configuration.toml").string();
     std::ofstream(path) << text;
     return path;
   }
@@ -45,6 +46,7 @@ class ConfigurationTest : public ::testing::Test {
     return configuration_.Parse(static_cast<int>(arguments.size()), arguments.data(), out_, err_);
   }
 
+  testing::TemporaryDirectory directory_;
   Configuration configuration_{"quantloom-test", "A test."};
   int threads_ = 1;
   std::string model_root_ = "/models";
