@@ -24,8 +24,6 @@ namespace {
 
 constexpr size_t kCalibrationWindow = 512;
 constexpr uint32_t kMaxCalibrationTokens = 1 << 20;
-constexpr uint32_t kMinWindowTokens = 16;
-constexpr uint64_t kDefaultWindowTokens = 512;
 
 using Phase = QuantizeProgress::Phase;
 
@@ -45,15 +43,10 @@ absl::StatusOr<Job> OpenJob(const QuantizeOptions& options) {
   if (!source.ok()) return Annotate(source.status(), "source");
   const uint64_t context = (*source)->config().max_position;
   Job job;
-  job.window_tokens = options.evaluation_window_tokens;
-  if (job.window_tokens == 0) {
-    job.window_tokens = static_cast<uint32_t>(std::min(kDefaultWindowTokens, context));
-  } else if (!options.evaluation_text.empty() &&
-             (job.window_tokens < kMinWindowTokens || job.window_tokens > context)) {
-    return absl::InvalidArgumentError(absl::StrCat("evaluation.window_tokens: ", job.window_tokens,
-                                                   " is outside ", kMinWindowTokens, " .. ",
-                                                   context, ", the model's context length"));
-  }
+  const uint32_t asked = options.evaluation_text.empty() ? 0 : options.evaluation_window_tokens;
+  const absl::StatusOr<uint32_t> window_tokens = ResolveWindowTokens(asked, context);
+  if (!window_tokens.ok()) return Annotate(window_tokens.status(), "evaluation.window_tokens");
+  job.window_tokens = *window_tokens;
   QL_ASSIGN_OR_RETURN(job.plan, PlanTensors((*source)->config(), options));
   job.source = *std::move(source);
   return job;
