@@ -13,6 +13,7 @@
 #include "services/common/program.h"
 #include "services/common/termination.h"
 #include "services/quantizer/directory_lock.h"
+#include "services/quantizer/evaluator.h"
 #include "services/quantizer/event_signal.h"
 #include "services/quantizer/job_runner.h"
 #include "services/quantizer/publication.h"
@@ -47,8 +48,10 @@ absl::Status Serve(const QuantizerOptions& options) {
                     .threads = options.threads,
                     .max_crashes = options.max_job_crashes},
                    *source_root, publisher, QuantizeModel, *store, quantizer_metrics);
+  Evaluator evaluator({.max_running = options.max_running_evaluations, .threads = options.threads},
+                      *source_root, *model_root);
   QuantizationServiceImpl service(options.max_queued_jobs, *source_root, publisher,
-                                  ResolveQuantizeOptions, *store, signal, runner);
+                                  ResolveQuantizeOptions, *store, signal, runner, evaluator);
   QL_ASSIGN_OR_RETURN(const auto server,
                       GrpcServer::Start(options.grpc, {&service},
                                         {v1::QuantizationService::service_full_name()}, metrics));

@@ -37,7 +37,7 @@ absl::Status CheckRequired(const std::string& name) {
 QuantizationServiceImpl::QuantizationServiceImpl(int64_t max_queued_jobs, ConfinedRoot source_root,
                                                  Publisher publisher, ResolveFunction resolve,
                                                  JobStore& store, EventSignal& signal,
-                                                 JobRunner& runner)
+                                                 JobRunner& runner, Evaluator& evaluator)
     : max_queued_jobs_(max_queued_jobs),
       source_root_(std::move(source_root)),
       publisher_(std::move(publisher)),
@@ -45,6 +45,7 @@ QuantizationServiceImpl::QuantizationServiceImpl(int64_t max_queued_jobs, Confin
       store_(store),
       signal_(signal),
       runner_(runner),
+      evaluator_(evaluator),
       pool_(kPoolThreads, kMaxWaitingCalls) {}
 
 absl::Status QuantizationServiceImpl::CheckAdmitting() const {
@@ -64,6 +65,7 @@ void QuantizationServiceImpl::StopAdmitting() {
           absl::UnavailableError("the service is stopping; the job goes on when it is back"));
     }
   }
+  evaluator_.Stop();
 }
 
 void QuantizationServiceImpl::Remember(const std::shared_ptr<EventStream>& stream) {
@@ -171,6 +173,11 @@ grpc::ServerUnaryReactor* QuantizationServiceImpl::CancelJob(grpc::CallbackServe
   return RunUnary<v1::CancelJobRequest>(
       *context, *request, response, pool_,
       [this](const v1::CancelJobRequest& parsed, const UnaryCall&) { return Cancel(parsed); });
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* QuantizationServiceImpl::Evaluate(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+  return evaluator_.Start(*context, *request);
 }
 
 absl::StatusOr<v1::ListJobsResponse> QuantizationServiceImpl::List(

@@ -20,6 +20,7 @@
 #include "services/common/confined_root.h"
 #include "services/common/unary_call.h"
 #include "services/common/worker_pool.h"
+#include "services/quantizer/evaluator.h"
 #include "services/quantizer/event_signal.h"
 #include "services/quantizer/event_stream.h"
 #include "services/quantizer/job_runner.h"
@@ -35,7 +36,8 @@ class QuantizationServiceImpl final
               v1::QuantizationService::WithRawCallbackMethod_ListJobs<
                   v1::QuantizationService::WithRawCallbackMethod_WatchJob<
                       v1::QuantizationService::WithRawCallbackMethod_CancelJob<
-                          v1::QuantizationService::Service>>>>> {
+                          v1::QuantizationService::WithRawCallbackMethod_Evaluate<
+                              v1::QuantizationService::Service>>>>>> {
  public:
   // ResolveQuantizeOptions's signature and contract.
   using ResolveFunction = std::function<absl::Status(QuantizeOptions&)>;
@@ -43,10 +45,10 @@ class QuantizationServiceImpl final
   // `signal` is told of the store's events. The references must outlive this object and its server.
   QuantizationServiceImpl(int64_t max_queued_jobs, ConfinedRoot source_root, Publisher publisher,
                           ResolveFunction resolve, JobStore& store, EventSignal& signal,
-                          JobRunner& runner);
+                          JobRunner& runner, Evaluator& evaluator);
 
-  // From now on calls are answered with UNAVAILABLE, and streams end with it: what they follow
-  // goes on when the service is back.
+  // From now on calls are answered with UNAVAILABLE, and streams end with it: the jobs that they
+  // follow go on when the service is back.
   void StopAdmitting();
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Quantize(grpc::CallbackServerContext* context,
@@ -62,6 +64,8 @@ class QuantizationServiceImpl final
   grpc::ServerUnaryReactor* CancelJob(grpc::CallbackServerContext* context,
                                       const grpc::ByteBuffer* request,
                                       grpc::ByteBuffer* response) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Evaluate(grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* request) override;
 
  private:
   // The job of a Quantize request: the known one of its id, or a new one.
@@ -83,6 +87,7 @@ class QuantizationServiceImpl final
   JobStore& store_;
   EventSignal& signal_;
   JobRunner& runner_;
+  Evaluator& evaluator_;
 
   std::atomic<bool> admitting_{true};
   std::mutex streams_mutex_;

@@ -8,6 +8,7 @@
 #include "core/base/status.h"
 #include "core/codec/codec.h"
 #include "core/text/utf8.h"
+#include "engine/quantize/evaluation.h"
 #include "services/common/rpc_status.h"
 
 namespace quantloom {
@@ -94,27 +95,29 @@ absl::Status AcceptCalibration(v1::Calibration& calibration, const ConfinedRoot&
   return absl::OkStatus();
 }
 
-absl::Status AcceptEvaluation(const v1::Evaluation& evaluation, const ConfinedRoot& root) {
-  if (evaluation.has_path()) {
-    QL_RETURN_IF_ERROR(ReadText(evaluation.path(), "evaluation.path", root).status());
-  } else if (evaluation.has_inline_text()) {
-    QL_RETURN_IF_ERROR(CheckInlineText(evaluation.inline_text(), "evaluation.inline_text"));
-  } else {
-    return InvalidField("evaluation.text", "is required");
-  }
+}  // namespace
+
+absl::StatusOr<std::filesystem::path> ResolveSource(const std::string& source,
+                                                    const ConfinedRoot& source_root) {
+  return ResolvePath(source, "source", source_root);
+}
+
+absl::StatusOr<std::string> ReadEvaluationText(const v1::Evaluation& evaluation,
+                                               const ConfinedRoot& source_root) {
   if (evaluation.window_tokens() != 0 && evaluation.window_tokens() < kMinWindowTokens) {
     return InvalidField("evaluation.window_tokens",
                         absl::StrCat(evaluation.window_tokens(), " is below ", kMinWindowTokens));
   }
-  return absl::OkStatus();
+  if (evaluation.has_path()) return ReadText(evaluation.path(), "evaluation.path", source_root);
+  if (!evaluation.has_inline_text()) return InvalidField("evaluation.text", "is required");
+  QL_RETURN_IF_ERROR(CheckInlineText(evaluation.inline_text(), "evaluation.inline_text"));
+  return evaluation.inline_text();
 }
-
-}  // namespace
 
 absl::StatusOr<v1::QuantizeRequest> AcceptRequest(const v1::QuantizeRequest& request,
                                                   const ConfinedRoot& source_root) {
   v1::QuantizeRequest accepted = request;
-  QL_RETURN_IF_ERROR(ResolvePath(request.source(), "source", source_root).status());
+  QL_RETURN_IF_ERROR(ResolveSource(request.source(), source_root).status());
   QL_RETURN_IF_ERROR(WithField(CheckName(request.output()), "output"));
   QL_ASSIGN_OR_RETURN(*accepted.mutable_recipe(), AcceptRecipe(request.recipe(), "recipe"));
   if (accepted.embedding_recipe().empty()) accepted.set_embedding_recipe(kDefaultEmbeddingRecipe);
@@ -123,7 +126,7 @@ absl::StatusOr<v1::QuantizeRequest> AcceptRequest(const v1::QuantizeRequest& req
   QL_RETURN_IF_ERROR(AcceptOverrides(accepted));
   QL_RETURN_IF_ERROR(AcceptCalibration(*accepted.mutable_calibration(), source_root));
   if (accepted.has_evaluation()) {
-    QL_RETURN_IF_ERROR(AcceptEvaluation(accepted.evaluation(), source_root));
+    QL_RETURN_IF_ERROR(ReadEvaluationText(accepted.evaluation(), source_root).status());
   }
   return accepted;
 }
@@ -131,7 +134,7 @@ absl::StatusOr<v1::QuantizeRequest> AcceptRequest(const v1::QuantizeRequest& req
 absl::StatusOr<QuantizeOptions> ToQuantizeOptions(const v1::QuantizeRequest& accepted,
                                                   const ConfinedRoot& source_root) {
   QuantizeOptions options;
-  QL_ASSIGN_OR_RETURN(options.source, ResolvePath(accepted.source(), "source", source_root));
+  QL_ASSIGN_OR_RETURN(options.source, ResolveSource(accepted.source(), source_root));
   options.recipe = accepted.recipe();
   options.embedding_recipe = accepted.embedding_recipe();
   for (const v1::TensorOverride& entry : accepted.overrides()) {
@@ -146,14 +149,12 @@ absl::StatusOr<QuantizeOptions> ToQuantizeOptions(const v1::QuantizeRequest& acc
     QL_ASSIGN_OR_RETURN(options.calibration_text,
                         ReadText(calibration.path(), "calibration.path", source_root));
   }
+  if (!accepted.has_evaluation()) return options;
   const v1::Evaluation& evaluation = accepted.evaluation();
-  options.evaluation_text = evaluation.inline_text();
-  options.evaluation_name = "inline";
-  if (evaluation.has_path()) {
-    QL_ASSIGN_OR_RETURN(options.evaluation_text,
-                        ReadText(evaluation.path(), "evaluation.path", source_root));
-    options.evaluation_name = std::filesystem::path(evaluation.path()).filename().string();
-  }
+  QL_ASSIGN_OR_RETURN(options.evaluation_text, ReadEvaluationText(evaluation, source_root));
+  options.evaluation_name = evaluation.has_path()
+                                ? std::filesystem::path(evaluation.path()).filename().string()
+                                : "inline";
   options.evaluation_windows = evaluation.windows();
   options.evaluation_window_tokens = evaluation.window_tokens();
   return options;

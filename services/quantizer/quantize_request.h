@@ -1,6 +1,7 @@
 // QuantizeRequest: what is accepted, and what it means to the engine.
 #pragma once
 
+#include <filesystem>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -19,7 +20,6 @@ inline constexpr size_t kMaxInlineTextBytes = size_t{2} << 20;
 inline constexpr size_t kMaxTextFileBytes = size_t{64} << 20;
 inline constexpr uint32_t kMaxCalibrationTokens = 1 << 20;
 inline constexpr uint32_t kDefaultCalibrationTokens = 8192;
-inline constexpr uint32_t kMinWindowTokens = 16;
 inline constexpr char kDefaultEmbeddingRecipe[] = "icquant:bits=8,inner=rtn,outliers=0";
 
 // Checks every field by itself; whether the source is a supported model is the engine's to say
@@ -27,6 +27,14 @@ inline constexpr char kDefaultEmbeddingRecipe[] = "icquant:bits=8,inner=rtn,outl
 // spelling. Errors name the field (rpc_status.h, WithField).
 absl::StatusOr<v1::QuantizeRequest> AcceptRequest(const v1::QuantizeRequest& request,
                                                   const ConfinedRoot& source_root);
+
+// The source that a request names. Errors name the field "source".
+absl::StatusOr<std::filesystem::path> ResolveSource(const std::string& source,
+                                                    const ConfinedRoot& source_root);
+
+// An evaluation's text, after a check of every field. Errors name the field.
+absl::StatusOr<std::string> ReadEvaluationText(const v1::Evaluation& evaluation,
+                                               const ConfinedRoot& source_root);
 
 // An accepted request for the engine, paths resolved and texts read.
 absl::StatusOr<QuantizeOptions> ToQuantizeOptions(const v1::QuantizeRequest& accepted,

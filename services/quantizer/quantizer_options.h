@@ -24,6 +24,7 @@ struct QuantizerOptions {
   int max_running_jobs = 1;
   int max_queued_jobs = 64;
   int max_job_crashes = 3;
+  int max_running_evaluations = 1;
 
   void AddTo(Configuration& configuration) {
     grpc.AddTo(configuration);
@@ -35,7 +36,8 @@ struct QuantizerOptions {
         ->required();
     configuration.Add("state-dir", state_dir, "Directory of the job store; created if missing")
         ->required();
-    configuration.Add("threads", threads, "Threads of each job; 0: one per processor")
+    configuration
+        .Add("threads", threads, "Threads of each job and evaluation; 0: one per processor")
         ->check(CLI::Range(0, 1024));
     configuration.Add("max-running-jobs", max_running_jobs, "Jobs that run at the same time")
         ->check(CLI::Range(1, 64));
@@ -45,6 +47,10 @@ struct QuantizerOptions {
         .Add("max-job-crashes", max_job_crashes,
              "Times that the process may die in the middle of a job before the job fails; 0: any")
         ->check(CLI::Range(0, 1 << 20));
+    configuration
+        .Add("max-running-evaluations", max_running_evaluations,
+             "Evaluations of published models that run at the same time, beside the jobs")
+        ->check(CLI::Range(1, 64));
   }
 };
 

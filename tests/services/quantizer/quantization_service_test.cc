@@ -50,13 +50,15 @@ class QuantizationServiceTest : public ::testing::Test {
         JobRunner::Options{
             .max_running = 1, .threads = 1, .progress_interval = absl::ZeroDuration()},
         source_root, publisher_, work_.function(), *store_, quantizer_metrics_);
+    evaluator_ = std::make_unique<Evaluator>(Evaluator::Options{.max_running = 1, .threads = 1},
+                                             source_root, *ConfinedRoot::Open(models()));
     service_ = std::make_unique<QuantizationServiceImpl>(
         kMaxQueuedJobs, source_root, publisher_,
         [this](QuantizeOptions& options) {
           if (options.evaluation_window_tokens == 0) options.evaluation_window_tokens = kWindow;
           return verdict_;
         },
-        *store_, signal_, *runner_);
+        *store_, signal_, *runner_, *evaluator_);
   }
 
   void SetUp() override {
@@ -198,6 +200,7 @@ class QuantizationServiceTest : public ::testing::Test {
   EventSignal signal_;
   std::unique_ptr<SqliteJobStore> store_;
   std::unique_ptr<JobRunner> runner_;
+  std::unique_ptr<Evaluator> evaluator_;
   std::unique_ptr<QuantizationServiceImpl> service_;
   std::unique_ptr<GrpcServer> server_;
   std::shared_ptr<grpc::Channel> channel_;
@@ -471,13 +474,18 @@ TEST_F(QuantizationServiceTest, Quantize_RefusesAnUnreadableSource) {
 }
 
 TEST_F(QuantizationServiceTest, Requests_ThatAreNoMessagesAreInvalid) {
-  for (const char* method : {"Quantize", "GetJob", "ListJobs", "WatchJob", "CancelJob"}) {
+  for (const char* method :
+       {"Quantize", "GetJob", "ListJobs", "WatchJob", "CancelJob", "Evaluate"}) {
     EXPECT_EQ(CallWithBytes(method, "\x0a\xff").code(), kInvalid) << method;
   }
   // Field 2, source: one byte that is not UTF-8.
   const absl::Status status = CallWithBytes("Quantize", "\x12\x01\xff");
   EXPECT_EQ(status.code(), kInvalid);
   EXPECT_EQ(ViolatedField(status), "source");
+  // Field 3, evaluation; its field 2, inline_text.
+  const absl::Status nested = CallWithBytes("Evaluate", "\x1a\x03\x12\x01\xff");
+  EXPECT_EQ(nested.code(), kInvalid);
+  EXPECT_EQ(ViolatedField(nested), "evaluation.inline_text");
 }
 
 TEST_F(QuantizationServiceTest, WatchJob_StartsAtASequenceAndMissesNothing) {
@@ -637,6 +645,7 @@ TEST_F(QuantizationServiceTest, StopAdmitting_RefusesEveryCall) {
   EXPECT_EQ(GetJob("job-1").status().code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(CancelJob("job-1").status().code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(ListJobs({}).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(CallWithBytes("Evaluate", "").code(), absl::StatusCode::kUnavailable);
   auto call = Watch("job-1", 1);
   EXPECT_TRUE(call->Rest().empty());
   EXPECT_EQ(call->Finish().code(), absl::StatusCode::kUnavailable);
