@@ -105,6 +105,9 @@ class Backend {
   // RESOURCE_EXHAUSTED when the memory cannot be had.
   virtual absl::StatusOr<std::unique_ptr<KvStorage>> AllocateKv(const KvShape& shape) = 0;
 
+  // Copies block `from`, all layers' keys and values, over block `to`.
+  virtual void CopyKvBlock(int32_t from, int32_t to, KvStorage& kv) = 0;
+
   // Copies `values` (whole rows, from row 0) into the buffer.
   virtual void Write(absl::Span<const float> values, DeviceBuffer& buffer) = 0;
   // The first `rows` rows on the host, contiguous; valid until the buffer is next used.

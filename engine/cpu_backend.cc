@@ -89,6 +89,9 @@ class CpuKvStorage final : public KvStorage {
   std::byte* values(uint32_t layer, int32_t block, uint32_t head) const {
     return keys(layer, block, head) + plane_bytes_;
   }
+  void CopyBlock(int32_t from, int32_t to) const {
+    std::memcpy(keys(0, to, 0), keys(0, from, 0), shape().block_bytes());
+  }
   size_t token_bytes() const { return token_bytes_; }
   cpu::KvType type() const {
     return shape().element == KvElement::kF16 ? cpu::KvType::kF16 : cpu::KvType::kF32;
@@ -164,6 +167,10 @@ class CpuBackend final : public Backend {
     return std::make_unique<CpuBuffer>(max_rows, cols);
   }
   absl::StatusOr<std::unique_ptr<KvStorage>> AllocateKv(const KvShape& shape) override;
+
+  void CopyKvBlock(int32_t from, int32_t to, KvStorage& kv) override {
+    static_cast<const CpuKvStorage&>(kv).CopyBlock(from, to);
+  }
 
   void Write(absl::Span<const float> values, DeviceBuffer& buffer) override {
     std::copy(values.begin(), values.end(), Cpu(buffer).row(0));

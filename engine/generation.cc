@@ -62,7 +62,7 @@ class Engine final : public GenerationEngine {
   bool TakeMail();  // false when it is time to exit
   void WaitForMail();
   void EndUnwanted();
-  void RunStep(const std::vector<Scheduler::Slice>& step);
+  void RunStep(const Scheduler::Step& step);
   // Gives every request of the step its rows of `logits`, those that logits were wanted of.
   void HandOut(const std::vector<Scheduler::Slice>& step, absl::Span<const float> logits);
   void CountStep(const EngineStats& counts);
@@ -187,9 +187,12 @@ void Engine::Drain(absl::Time deadline) {
 void Engine::Run() {
   while (TakeMail()) {
     EndUnwanted();
-    const std::vector<Scheduler::Slice> step = scheduler_.NextStep();
+    const Scheduler::Step step = scheduler_.NextStep();
     PublishStats();
-    if (step.empty()) {
+    for (const BlockCopy& copy : step.copies) {
+      model_->model().backend().CopyKvBlock(copy.from, copy.to, kv_->storage());
+    }
+    if (step.slices.empty()) {
       WaitForMail();
     } else {
       RunStep(step);
@@ -207,6 +210,7 @@ bool Engine::TakeMail() {
     incoming.swap(incoming_);
   }
   for (auto& request : incoming) {
+    request->share_prefix = request->share_prefix && limits_.prefix_cache;
     scheduler_.Enqueue(*request);
     requests_.push_back(std::move(request));
   }
@@ -244,13 +248,13 @@ void Engine::EndUnwanted() {
   }
 }
 
-void Engine::RunStep(const std::vector<Scheduler::Slice>& step) {
+void Engine::RunStep(const Scheduler::Step& step) {
   const Model& model = model_->model();
   RaggedBatch batch;
   std::vector<uint32_t> logit_rows;
   EngineStats counts;
   const absl::Time begin = absl::Now();
-  for (const Scheduler::Slice& slice : step) {
+  for (const Scheduler::Slice& slice : step.slices) {
     auto& request = static_cast<ActiveRequest&>(*slice.sequence);
     request.Started(begin);
     const auto row = static_cast<uint32_t>(batch.size());
@@ -258,7 +262,9 @@ void Engine::RunStep(const std::vector<Scheduler::Slice>& step) {
     for (uint32_t i = first_wanted; i < slice.count; ++i) logit_rows.push_back(row + i);
     batch.Add(absl::MakeConstSpan(slice.sequence->tokens).subspan(slice.begin, slice.count),
               slice.begin, slice.sequence->blocks);
-    counts.prompt_tokens += request.CountPromptTokens(slice.begin, slice.count);
+    const ActiveRequest::PromptCount prompt = request.CountPrompt(slice.begin, slice.count);
+    counts.prompt_tokens += prompt.computed;
+    counts.prefix_hit_tokens += prompt.cached;
     if (!slice.sequence->scoring) counts.generated_tokens += slice.count - first_wanted;
   }
   model.Forward(batch, kv_->storage(), *workspace_);
@@ -270,7 +276,7 @@ void Engine::RunStep(const std::vector<Scheduler::Slice>& step) {
   counts.weight_bytes_read =
       model.layer_weight_bytes() + (logit_rows.empty() ? 0 : model.head_weight_bytes());
   CountStep(counts);  // before the events, so that who has seen a token finds it counted
-  HandOut(step, logits);
+  HandOut(step.slices, logits);
 }
 
 void Engine::HandOut(const std::vector<Scheduler::Slice>& step, absl::Span<const float> logits) {
@@ -289,6 +295,7 @@ void Engine::CountStep(const EngineStats& counts) {
   std::lock_guard<std::mutex> lock(mailbox_->mutex);
   ++stats_.steps;
   stats_.prompt_tokens += counts.prompt_tokens;
+  stats_.prefix_hit_tokens += counts.prefix_hit_tokens;
   stats_.generated_tokens += counts.generated_tokens;
   stats_.last_batch_tokens = counts.last_batch_tokens;
   stats_.weight_bytes_read += counts.weight_bytes_read;
@@ -303,6 +310,7 @@ void Engine::PublishStatsLocked() {
   stats_.preemptions = scheduler_.preemptions();
   stats_.requests_running = static_cast<uint32_t>(scheduler_.running());
   stats_.kv_blocks_used = kv_->blocks().used();
+  stats_.kv_blocks_cached = kv_->blocks().cached();
 }
 
 void Engine::Retire(ActiveRequest& request, GenerationEvent event) {

@@ -41,11 +41,18 @@ struct GenerationRequest {
   std::vector<int32_t> stop_tokens;
   bool ignore_eos = false;
   uint32_t logprobs = 0;  // alternatives per token, 0 none, at most kMaxLogprobs
+  // Keys and values of prompts that begin with the same tokens are computed once; nothing else
+  // about a request depends on it. Off: nothing is taken from others, nothing left to them.
+  bool share_prefix = true;
+  // Prefixes are shared between requests of the same salt alone: who does not know it cannot find
+  // out, from how soon an answer begins, what others have asked. At most kMaxSaltBytes.
+  std::string prefix_salt;
   absl::Time deadline = absl::InfiniteFuture();
 };
 inline constexpr uint32_t kMaxLogprobs = 20;
 // KV cache tokens per running sequence where no capacity is given; less for a shorter context.
 inline constexpr uint32_t kDefaultKvTokensEach = 2048;
+inline constexpr size_t kMaxSaltBytes = 256;
 inline constexpr size_t kMaxStopStrings = 64;
 inline constexpr size_t kMaxStopStringBytes = 1024;
 
@@ -64,6 +71,7 @@ struct GenerationEvent {
   absl::Status status;        // CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE (shutting down), INTERNAL
   // On the last event:
   uint32_t prompt_tokens = 0;
+  uint32_t cached_tokens = 0;  // of the prompt's, those that the prefix cache spared
   uint32_t generated_tokens = 0;
   absl::Duration queue_time;    // Submit to first scheduling
   absl::Duration prefill_time;  // first scheduling to first token
@@ -82,7 +90,8 @@ class GenerationStream {
 
 // What the engine observed since it started; counters only grow.
 struct EngineStats {
-  uint64_t prompt_tokens = 0;
+  uint64_t prompt_tokens = 0;      // computed, not counting recomputation
+  uint64_t prefix_hit_tokens = 0;  // prompt tokens that the prefix cache spared
   uint64_t generated_tokens = 0;
   uint64_t steps = 0;
   uint64_t preemptions = 0;
@@ -91,7 +100,8 @@ struct EngineStats {
   uint32_t last_batch_tokens = 0;
   uint64_t weight_bytes_read = 0;  // each step reads the decoder's weights once
   uint32_t kv_blocks_total = 0;
-  uint32_t kv_blocks_used = 0;
+  uint32_t kv_blocks_used = 0;    // by requests
+  uint32_t kv_blocks_cached = 0;  // by none, but with content that a request may reuse
 };
 
 class GenerationEngine {
@@ -105,6 +115,7 @@ class GenerationEngine {
     uint32_t kv_tokens = 0;
     uint32_t kv_block_tokens = 16;
     KvElement kv_element = KvElement::kF16;
+    bool prefix_cache = true;  // false: as if no request shared prefixes
   };
   // Called on the engine's thread, events of one request in order; must not block.
   using EventCallback = std::function<void(const GenerationEvent&)>;

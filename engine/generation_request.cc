@@ -60,6 +60,10 @@ absl::Status CheckAndBound(GenerationRequest& request, const ModelConfig& config
     return absl::InvalidArgumentError(
         absl::StrCat("logprobs: ", request.logprobs, " is more than ", kMaxLogprobs));
   }
+  if (request.prefix_salt.size() > kMaxSaltBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("prefix_salt: ", request.prefix_salt.size(),
+                                                   " bytes, at most ", kMaxSaltBytes));
+  }
   QL_RETURN_IF_ERROR(request.sampling.Validate(static_cast<int32_t>(config.vocab_size)));
 
   // The last generated token is never cached.
@@ -103,10 +107,13 @@ ActiveRequest::ActiveRequest(std::vector<int32_t> first_tokens, bool is_scoring,
   scoring = is_scoring;
 }
 
-uint32_t ActiveRequest::CountPromptTokens(uint32_t begin, uint32_t count) {
-  const uint32_t end = std::min(begin + count, prompt_tokens_);
-  const uint32_t counted = std::max(end, prompt_counted_) - prompt_counted_;
-  prompt_counted_ += counted;
+ActiveRequest::PromptCount ActiveRequest::CountPrompt(uint32_t begin, uint32_t count) {
+  const uint32_t spared_end = std::max(std::min(begin, prompt_tokens_), prompt_counted_);
+  const uint32_t end = std::max(std::min(begin + count, prompt_tokens_), spared_end);
+  const PromptCount counted = {.computed = end - spared_end,
+                               .cached = spared_end - prompt_counted_};
+  prompt_counted_ = end;
+  prompt_cached_ += counted.cached;
   return counted;
 }
 
@@ -114,6 +121,7 @@ void ActiveRequest::Finish(GenerationEvent event) {
   const absl::Time now = absl::Now();
   const absl::Time started = std::min(started_, now);
   event.prompt_tokens = prompt_tokens_;
+  event.cached_tokens = prompt_cached_;
   event.generated_tokens = generated_tokens_;
   event.queue_time = started - submitted_;
   event.prefill_time = std::min(first_token_, now) - started;
@@ -131,6 +139,8 @@ GeneratingRequest::GeneratingRequest(GenerationRequest request, const ModelConfi
       max_tokens_(request.max_tokens),
       stop_tokens_(std::move(request.stop_tokens)),
       logprobs_(request.logprobs) {
+  share_prefix = request.share_prefix;
+  salt = std::move(request.prefix_salt);
   if (!request.ignore_eos) {
     stop_tokens_.insert(stop_tokens_.end(), config.eos_token_ids.begin(),
                         config.eos_token_ids.end());
@@ -192,8 +202,8 @@ ScoringRequest::ScoringRequest(const std::vector<int32_t>& text, uint32_t top, a
 
 uint32_t ScoringRequest::FirstWantedRow(uint32_t begin, uint32_t count) const {
   // After a preemption, positions already scored are run again for their keys and values alone.
-  const auto scored = static_cast<uint32_t>(scores_.size());
-  return std::min(std::max(scored, begin) - begin, count);
+  const auto known = static_cast<uint32_t>(scores_.size());
+  return std::min(std::max(known, begin) - begin, count);
 }
 
 std::optional<GenerationEvent> ScoringRequest::TakeLogits(absl::Span<const float> logits,

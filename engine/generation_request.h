@@ -72,8 +72,13 @@ class ActiveRequest : public Sequence, public std::enable_shared_from_this<Activ
   // Which of the rows of tokens [begin, begin + count) is the first whose logits are wanted; all
   // after it are, too. `count` when none is.
   virtual uint32_t FirstWantedRow(uint32_t begin, uint32_t count) const = 0;
-  // How many of the tokens are the prompt's, run for the first time.
-  uint32_t CountPromptTokens(uint32_t begin, uint32_t count);
+  // Counts the prompt's tokens when [begin, begin + count) are run: those among them that run for
+  // the first time, and those before them that never ran because the prefix cache had them.
+  struct PromptCount {
+    uint32_t computed = 0;
+    uint32_t cached = 0;
+  };
+  PromptCount CountPrompt(uint32_t begin, uint32_t count);
   // Takes the wanted rows' logits [rows, vocab]; returns the last event when the request is done.
   virtual std::optional<GenerationEvent> TakeLogits(absl::Span<const float> logits,
                                                     size_t vocab) = 0;
@@ -91,7 +96,8 @@ class ActiveRequest : public Sequence, public std::enable_shared_from_this<Activ
   std::shared_ptr<RequestControl> control_ = std::make_shared<RequestControl>();
   absl::Time deadline_;
   EventCallback callback_;
-  uint32_t prompt_counted_ = 0;
+  uint32_t prompt_counted_ = 0;  // tokens computed or found in the prefix cache
+  uint32_t prompt_cached_ = 0;
   absl::Time submitted_;
   absl::Time started_ = absl::InfiniteFuture();
   absl::Time first_token_ = absl::InfiniteFuture();

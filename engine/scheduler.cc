@@ -16,6 +16,13 @@ void Erase(std::vector<Sequence*>& list, const Sequence& sequence) {
   list.erase(std::remove(list.begin(), list.end(), &sequence), list.end());
 }
 
+// How many of the first tokens' keys and values may come from others: not the positions whose
+// logits are wanted.
+uint32_t ReusableTokens(const Sequence& sequence) {
+  const auto before_last = static_cast<uint32_t>(sequence.tokens.size()) - 1;
+  return sequence.scoring ? std::min(sequence.scored, before_last) : before_last;
+}
+
 }  // namespace
 
 void Scheduler::Enqueue(Sequence& sequence) {
@@ -26,13 +33,20 @@ void Scheduler::Enqueue(Sequence& sequence) {
 void Scheduler::Remove(Sequence& sequence) {
   Erase(running_, sequence);
   Erase(waiting_, sequence);
+  Release(sequence);
+}
+
+void Scheduler::Release(Sequence& sequence) {
+  if (sequence.share_prefix && !sequence.blocks.empty()) {
+    blocks_.PublishTail({sequence.tokens, sequence.salt}, sequence.cached, sequence.blocks);
+  }
   blocks_.Release(sequence.blocks);
+  sequence.cached = 0;
 }
 
 void Scheduler::Preempt(Sequence& sequence) {
   Erase(running_, sequence);
-  blocks_.Release(sequence.blocks);
-  sequence.cached = 0;
+  Release(sequence);
   InsertByArrival(waiting_, sequence);
   ++preemptions_;
 }
@@ -45,11 +59,54 @@ bool Scheduler::PreemptPaused() {
   return true;
 }
 
-bool Scheduler::HasRoomFor(const Sequence& sequence) const {
+void Scheduler::ShareBlocks(Sequence& sequence) {
+  if (!sequence.share_prefix || sequence.cached % blocks_.block_tokens() != 0) return;
+  const uint32_t reusable = ReusableTokens(sequence);
+  if (sequence.cached >= reusable) return;
+  sequence.cached =
+      blocks_.Share({absl::MakeConstSpan(sequence.tokens).subspan(0, reusable), sequence.salt},
+                    sequence.cached, sequence.blocks);
+}
+
+void Scheduler::CopyOverlap(Sequence& sequence, Step& step) {
+  if (!sequence.share_prefix || sequence.cached % blocks_.block_tokens() != 0) return;
+  const uint32_t reusable = ReusableTokens(sequence);
+  if (sequence.cached >= reusable) return;
+  const auto copy = blocks_.CopyOverlap(
+      {absl::MakeConstSpan(sequence.tokens).subspan(0, reusable), sequence.salt}, sequence.cached,
+      sequence.blocks);
+  if (!copy) return;
+  sequence.cached += copy->positions;
+  step.copies.push_back(*copy);
+}
+
+bool Scheduler::IsComputed(const Sequence& sequence, const Step& step) const {
+  const uint32_t block_end = sequence.cached + blocks_.block_tokens();
+  if (!sequence.share_prefix || sequence.cached % blocks_.block_tokens() != 0 ||
+      block_end > ReusableTokens(sequence)) {
+    return false;
+  }
+  return std::any_of(step.slices.begin(), step.slices.end(), [&](const Slice& slice) {
+    const Sequence& other = *slice.sequence;
+    return slice.begin + slice.count > sequence.cached && other.share_prefix &&
+           other.tokens.size() >= block_end && other.salt == sequence.salt &&
+           std::equal(sequence.tokens.begin(), sequence.tokens.begin() + block_end,
+                      other.tokens.begin());
+  });
+}
+
+bool Scheduler::TryAdmit(Sequence& sequence) {
   if (running_.size() >= limits_.max_running) return false;
+  ShareBlocks(sequence);
   // One block in reserve for each running sequence, so that an admission is not at once undone by
   // the others' growth. Alone, a sequence always has room.
-  return blocks_.available() >= blocks_.BlocksFor(sequence.tokens.size()) + running_.size();
+  const uint64_t needed = blocks_.BlocksFor(sequence.tokens.size()) - sequence.blocks.size();
+  if (blocks_.available() < needed + running_.size()) {
+    Release(sequence);
+    return false;
+  }
+  blocks_.Cover(sequence.tokens.size(), sequence.blocks);
+  return true;
 }
 
 void Scheduler::Admit() {
@@ -59,12 +116,11 @@ void Scheduler::Admit() {
     if (first == waiting_.end()) return;
     Sequence& sequence = **first;
     // No overtaking: a large request at the head is not starved by small ones behind it.
-    while (!HasRoomFor(sequence)) {
+    while (!TryAdmit(sequence)) {
       if (!PreemptPaused()) return;
     }
     Erase(waiting_, sequence);
     InsertByArrival(running_, sequence);
-    blocks_.Cover(sequence.tokens.size(), sequence.blocks);
   }
 }
 
@@ -78,37 +134,54 @@ bool Scheduler::CoverLastToken(Sequence& sequence) {
   return true;
 }
 
-std::vector<Scheduler::Slice> Scheduler::NextStep() {
+void Scheduler::AddPrefill(Sequence& sequence, uint32_t budget, Step& step) {
+  ShareBlocks(sequence);
+  // It follows: what the other computes now is shared next time.
+  if (IsComputed(sequence, step)) return;
+  CopyOverlap(sequence, step);
+  uint32_t count = std::min({sequence.remaining(), limits_.prefill_chunk, budget});
+  // Chunks end where blocks do: a block boundary is where sharing can go on.
+  const uint32_t beyond_block = (sequence.cached + count) % blocks_.block_tokens();
+  if (count < sequence.remaining() && beyond_block < count) count -= beyond_block;
+  if (count > 0) step.slices.push_back({&sequence, sequence.cached, count});
+}
+
+Scheduler::Step Scheduler::NextStep() {
   Admit();
-  std::vector<Slice> step;
+  Step step;
   uint32_t budget = limits_.step_tokens;
   // Oldest first: who is preempted for a block is younger than everyone already in the step.
   const std::vector<Sequence*> by_arrival = running_;
   for (Sequence* sequence : by_arrival) {
-    // `cached` falls to 0 when a sequence was preempted by an older one in this loop.
     if (sequence->paused || sequence->remaining() != 1 || budget == 0) continue;
+    // An older one in this loop may have preempted it.
     const bool was_preempted = sequence->blocks.empty();
     if (was_preempted || !CoverLastToken(*sequence)) continue;
-    step.push_back({sequence, sequence->cached, 1});
+    step.slices.push_back({sequence, sequence->cached, 1});
     --budget;
   }
   uint32_t score_rows = limits_.score_rows;
   for (Sequence* sequence : running_) {
     if (sequence->paused || sequence->remaining() <= 1) continue;
-    uint32_t count = std::min({sequence->remaining(), limits_.prefill_chunk, budget});
-    if (sequence->scoring) {
-      count = std::min(count, score_rows);
-      score_rows -= count;
-    }
-    if (count == 0) continue;
-    step.push_back({sequence, sequence->cached, count});
+    const size_t before = step.slices.size();
+    AddPrefill(*sequence, sequence->scoring ? std::min(budget, score_rows) : budget, step);
+    if (step.slices.size() == before) continue;
+    const uint32_t count = step.slices.back().count;
     budget -= count;
+    if (sequence->scoring) score_rows -= count;
   }
   return step;
 }
 
-void Scheduler::Finished(const std::vector<Slice>& step) {
-  for (const Slice& slice : step) slice.sequence->cached = slice.begin + slice.count;
+void Scheduler::Finished(const Step& step) {
+  for (const Slice& slice : step.slices) {
+    Sequence& sequence = *slice.sequence;
+    sequence.cached = slice.begin + slice.count;
+    sequence.scored = std::max(sequence.scored, sequence.cached);
+    if (!sequence.share_prefix) continue;
+    blocks_.Publish({sequence.tokens, sequence.salt}, slice.begin, sequence.cached,
+                    sequence.blocks);
+  }
 }
 
 }  // namespace quantloom

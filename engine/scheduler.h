@@ -7,10 +7,16 @@
 // from its tokens when it is admitted again. Paused sequences keep their blocks only as long as
 // nobody else needs them.
 //
+// Prefixes are shared (engine/kv_cache.h): a sequence takes over computed blocks of others that
+// begin with the same tokens, when it is admitted and before each of its chunks. While another
+// sequence is computing the block that it needs next, it waits for that one. What a preempted
+// sequence had computed stays findable until the memory is needed.
+//
 // Pure bookkeeping: no model, no clock, no threads. Not thread-safe.
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "engine/kv_cache.h"
@@ -23,9 +29,13 @@ struct Sequence {
   std::vector<int32_t> tokens;  // prompt and generated
   bool scoring = false;         // wants logits of all positions, not only the last
   bool paused = false;
+  bool share_prefix = true;  // takes blocks from others, and lets them take its own
+  std::string salt;          // shares with sequences of the same salt alone
 
   uint64_t arrival = 0;
   uint32_t cached = 0;  // positions whose keys and values are in the cache
+  uint32_t scored = 0;  // positions that have run, in whatever life: a scoring sequence has their
+                        // logits
   BlockTable blocks;
 
   uint32_t remaining() const { return static_cast<uint32_t>(tokens.size()) - cached; }
@@ -46,6 +56,12 @@ class Scheduler {
     uint32_t count;
   };
 
+  // What the model is to do: first the copies, in order, then the slices in one batch.
+  struct Step {
+    std::vector<BlockCopy> copies;
+    std::vector<Slice> slices;
+  };
+
   // `blocks` must outlive the scheduler.
   Scheduler(const Limits& limits, BlockAllocator& blocks) : limits_(limits), blocks_(blocks) {}
 
@@ -55,11 +71,11 @@ class Scheduler {
   // Forgets a sequence, wherever it is, and frees its blocks.
   void Remove(Sequence& sequence);
 
-  // The next step's slices, at most step_tokens tokens in all; empty when nothing can run. The
-  // caller runs them, then calls Finished.
-  std::vector<Slice> NextStep();
-  // Marks the slices' positions as cached.
-  void Finished(const std::vector<Slice>& step);
+  // The next step, at most step_tokens tokens in all; no slices when nothing can run. The caller
+  // makes the copies in any case. It runs the slices, then calls Finished.
+  Step NextStep();
+  // Marks the slices' positions as cached, and lets others find their blocks.
+  void Finished(const Step& step);
 
   size_t running() const { return running_.size(); }
   size_t waiting() const { return waiting_.size(); }
@@ -67,7 +83,16 @@ class Scheduler {
 
  private:
   void Admit();
-  bool HasRoomFor(const Sequence& sequence) const;
+  bool TryAdmit(Sequence& sequence);
+  // Takes over whole blocks that hold what the sequence needs next.
+  void ShareBlocks(Sequence& sequence);
+  // Copies of a block what agrees with what the sequence needs next.
+  void CopyOverlap(Sequence& sequence, Step& step);
+  // Whether the step computes the block that the sequence needs next.
+  bool IsComputed(const Sequence& sequence, const Step& step) const;
+  void AddPrefill(Sequence& sequence, uint32_t budget, Step& step);
+  // Gives the sequence's blocks up; what they hold stays findable.
+  void Release(Sequence& sequence);
   bool PreemptPaused();
   // Makes sure that there is a block for the sequence's last token; false when that took preempting
   // the sequence itself.
