@@ -47,8 +47,7 @@ void AddGlobalOptions(CLI::App& app, Session& session) {
            }
          },
          "Time a call may take, e.g. 90s or 5m; by default 60s, and without limit for quantize, "
-         "watch, "
-         "generate, chat and model load")
+         "watch, generate, chat, model load and score --source")
       ->type_name("DURATION");
   app.add_option(
          "--retry", connection.retries,

@@ -2,15 +2,14 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "cli/progress.h"
+#include "cli/quality.h"
 #include "cli/table.h"
 #include "cli/units.h"
 
 namespace quantloom::cli {
 
 using ::quantloom::v1::Job;
-using ::quantloom::v1::QualityMetrics;
 using ::quantloom::v1::QuantizeEvent;
 using ::quantloom::v1::QuantizeRequest;
 using ::quantloom::v1::QuantizeResult;
@@ -19,25 +18,9 @@ namespace {
 
 using Pairs = std::vector<std::pair<std::string, std::string>>;
 
-void AddQuality(const QualityMetrics& quality, Pairs& pairs) {
-  const double ratio = quality.perplexity_source() > 0
-                           ? quality.perplexity_packed() / quality.perplexity_source()
-                           : 0;
-  pairs.emplace_back("measured on",
-                     absl::StrCat(quality.text_name(), " (", FormatGrouped(quality.scored_tokens()),
-                                  " tokens scored)"));
-  pairs.emplace_back("perplexity", absl::StrFormat("%.3f source, %.3f packed (%+.1f %%)",
-                                                   quality.perplexity_source(),
-                                                   quality.perplexity_packed(), 100 * (ratio - 1)));
-  pairs.emplace_back("KL divergence", absl::StrFormat("%.4f nats mean, %.3f 99th percentile",
-                                                      quality.kl_mean(), quality.kl_p99()));
-  pairs.emplace_back("same top token", absl::StrFormat("%.1f %%", 100 * quality.top1_agreement()));
-}
-
 void AddResult(const QuantizeResult& result, Pairs& pairs) {
-  pairs.emplace_back("bits/weight",
-                     absl::StrFormat("%.3f linear layers, %.3f all tensors",
-                                     result.linear_bits_per_weight(), result.bits_per_weight()));
+  pairs.emplace_back("bits/weight", FormatBitsPerWeight(result.linear_bits_per_weight(),
+                                                        result.bits_per_weight()));
   pairs.emplace_back("size", FormatBytes(result.packed_bytes()));
   if (result.has_quality()) AddQuality(result.quality(), pairs);
   pairs.emplace_back("time", FormatElapsed(ToDuration(result.elapsed())));

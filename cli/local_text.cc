@@ -13,6 +13,11 @@
 #include "cli/utf8.h"
 
 namespace quantloom::cli {
+namespace {
+
+constexpr size_t kInlineTextBytes = size_t{2} << 20;
+
+}  // namespace
 
 absl::StatusOr<std::string> ReadText(const std::string& path, size_t max_bytes) {
   const bool standard_input = path == "-";
@@ -35,6 +40,16 @@ absl::StatusOr<std::string> ReadText(const std::string& path, size_t max_bytes) 
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", name));
   if (!IsUtf8(text)) return absl::InvalidArgumentError(absl::StrCat(name, " is not UTF-8 text"));
   return text;
+}
+
+absl::StatusOr<std::string> ReadInlineText(const std::string& path,
+                                           const std::string& alternative) {
+  absl::StatusOr<std::string> text = ReadText(path, kInlineTextBytes);
+  if (!absl::IsResourceExhausted(text.status())) return text;
+  return absl::InvalidArgumentError(
+      absl::StrCat(text.status().message(),
+                   ", the most that can be sent; put it under the quantizer's source root and use ",
+                   alternative));
 }
 
 bool HasArgumentOrInput(const std::string& argument) {

@@ -12,6 +12,11 @@ namespace quantloom::cli {
 // is not UTF-8; the message names the file.
 absl::StatusOr<std::string> ReadText(const std::string& path, size_t max_bytes);
 
+// Text that travels inside a request, for which the contract allows 2 MiB: errors of ReadText, and
+// INVALID_ARGUMENT for more. `alternative` is the option that names a file under the quantizer's
+// source root instead.
+absl::StatusOr<std::string> ReadInlineText(const std::string& path, const std::string& alternative);
+
 // Whether ArgumentOrInput has something to read: an argument, or a standard input that is not a
 // terminal.
 bool HasArgumentOrInput(const std::string& argument);

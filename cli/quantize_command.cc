@@ -19,9 +19,6 @@ using ::quantloom::v1::QuantizeRequest;
 
 namespace {
 
-// The contract's limit for text inside a request.
-constexpr size_t kInlineTextBytes = size_t{2} << 20;
-
 constexpr char kQuantizeFooter[] =
     "Recipes are `codec:key=value,...`, for example "
     "icquant:bits=2,outliers=0.05,inner=kmeans.\n\n"
@@ -62,22 +59,6 @@ std::string MakeRequestId() {
   return absl::StrFormat("cli-%08x%08x", random(), random());
 }
 
-// Reads text that travels inside the request into `field`; `alternative` is the option for text
-// that does not fit.
-absl::Status ReadInline(const std::string& path, absl::string_view alternative,
-                        std::string* field) {
-  absl::StatusOr<std::string> text = ReadText(path, kInlineTextBytes);
-  if (absl::IsResourceExhausted(text.status())) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(text.status().message(),
-                     ", the most that can be sent; put it under the quantizer's "
-                     "source root and use ",
-                     alternative));
-  }
-  if (text.ok()) *field = std::move(*text);
-  return text.status();
-}
-
 absl::StatusOr<QuantizeRequest> MakeQuantizeRequest(const QuantizeArguments& arguments) {
   QuantizeRequest request;
   request.set_request_id(arguments.request_id.empty() ? MakeRequestId() : arguments.request_id);
@@ -97,9 +78,10 @@ absl::StatusOr<QuantizeRequest> MakeQuantizeRequest(const QuantizeArguments& arg
     request.mutable_calibration()->set_path(arguments.calibration_path);
   }
   if (!arguments.calibration_file.empty()) {
-    const absl::Status status = ReadInline(arguments.calibration_file, "--calibration-path",
-                                           request.mutable_calibration()->mutable_inline_text());
-    if (!status.ok()) return status;
+    absl::StatusOr<std::string> text =
+        ReadInlineText(arguments.calibration_file, "--calibration-path");
+    if (!text.ok()) return text.status();
+    request.mutable_calibration()->set_inline_text(*std::move(text));
   }
   if (arguments.calibration_tokens.has_value()) {
     request.mutable_calibration()->set_tokens(*arguments.calibration_tokens);
@@ -108,9 +90,9 @@ absl::StatusOr<QuantizeRequest> MakeQuantizeRequest(const QuantizeArguments& arg
     request.mutable_evaluation()->set_path(arguments.evaluation_path);
   }
   if (!arguments.evaluation_file.empty()) {
-    const absl::Status status = ReadInline(arguments.evaluation_file, "--evaluate-path",
-                                           request.mutable_evaluation()->mutable_inline_text());
-    if (!status.ok()) return status;
+    absl::StatusOr<std::string> text = ReadInlineText(arguments.evaluation_file, "--evaluate-path");
+    if (!text.ok()) return text.status();
+    request.mutable_evaluation()->set_inline_text(*std::move(text));
   }
   if (request.has_evaluation()) {
     request.mutable_evaluation()->set_windows(arguments.windows);

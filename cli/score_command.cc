@@ -9,7 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "cli/local_text.h"
-#include "cli/progress.h"
+#include "cli/score_evaluation.h"
+#include "cli/score_progress.h"
 #include "cli/score_windows.h"
 #include "cli/session.h"
 #include "cli/table.h"
@@ -27,18 +28,30 @@ using ::quantloom::v1::TokenizeResponse;
 
 namespace {
 
+constexpr char kScoreFooter[] =
+    "The text is cut into windows without overlap; each is scored on its own, and the tokens of "
+    "its second\n"
+    "half count. `quantize --evaluate` measures in the same way.\n\n"
+    "Without --source the server's model gives the perplexity. With it the quantizer runs source "
+    "and packed\n"
+    "model side by side: perplexity of both, KL divergence (mean and 99th percentile), and how "
+    "often both find\n"
+    "the same token the most likely. With --state a run that was stopped, by Ctrl-C or a lost "
+    "connection, goes on\n"
+    "when the command is repeated, and ends with the same figures.\n\n"
+    "Examples:\n"
+    "  quantloom score wikitext.txt --windows 40\n"
+    "  quantloom score book.txt --model smollm2-2bit --json | jq .perplexity\n"
+    "  quantloom score wikitext.txt --model smollm2-2bit --source SmolLM2-135M --state "
+    "score.jsonl\n";
 constexpr size_t kDefaultWindowTokens = 512;
 // Of text in one Tokenize call: well below the largest prompt and message that servers accept by
 // default.
 constexpr size_t kPieceBytes = size_t{256} << 10;
-constexpr absl::Duration kRedraw = absl::Milliseconds(100);
 
-struct ScoreArguments {
-  std::string file;
-  std::string model;
-  size_t windows = 0;
-  size_t window_tokens = kDefaultWindowTokens;
-};
+size_t WindowTokens(const ScoreArguments& arguments) {
+  return arguments.window_tokens == 0 ? kDefaultWindowTokens : arguments.window_tokens;
+}
 
 // Token ids of the file's text: all of them, or as many as the windows that were asked for need.
 absl::StatusOr<std::vector<int32_t>> TokenizeFile(Session& session,
@@ -50,9 +63,8 @@ absl::StatusOr<std::vector<int32_t>> TokenizeFile(Session& session,
   TokenizeRequest request;
   request.set_model(arguments.model);
   request.set_add_bos(true);  // where the model's configuration says so
-  const auto enough = [&] {
-    return arguments.windows > 0 && ids.size() / arguments.window_tokens >= arguments.windows;
-  };
+  const size_t limit = size_t{arguments.windows} * WindowTokens(arguments);
+  const auto enough = [&] { return limit > 0 && ids.size() >= limit; };
   for (std::string_view rest = *text; !rest.empty() && !enough();) {
     const std::string_view piece = FirstPiece(rest, kPieceBytes);
     rest.remove_prefix(piece.size());
@@ -65,39 +77,6 @@ absl::StatusOr<std::vector<int32_t>> TokenizeFile(Session& session,
   }
   return ids;
 }
-
-// A bar while the windows are scored; nothing where standard error is no terminal.
-class ScoreProgress {
- public:
-  explicit ScoreProgress(Session& session) : console_(session.console()), shown_(!session.json()) {}
-
-  void Show(size_t done, size_t count, const Perplexity& perplexity) {
-    const absl::Time now = absl::Now();
-    if (!shown_ || !console_.err_is_terminal() || now - last_ < kRedraw) return;
-    last_ = now;
-    std::string line = absl::StrFormat("scoring %zu/%zu ", done, count);
-    if (perplexity.tokens() > 0) {
-      absl::StrAppendFormat(&line, " perplexity %.3f ", perplexity.perplexity());
-      const absl::Duration left =
-          (now - start_) / static_cast<double>(done) * static_cast<double>(count - done);
-      absl::StrAppend(&line, " ETA ", FormatElapsed(absl::Ceil(left, absl::Seconds(1))), " ");
-    }
-    const int bar = std::min(32, console_.width() - 1 - static_cast<int>(line.size()));
-    if (bar >= 8) {
-      line += RenderBar(static_cast<double>(done) / static_cast<double>(count), bar,
-                        console_.unicode());
-    }
-    console_.ShowLive(line.substr(0, bar >= 8 ? std::string::npos : console_.width() - 1));
-  }
-
-  void End() { console_.ClearLive(); }
-
- private:
-  Console& console_;
-  bool shown_;
-  absl::Time start_ = absl::Now();
-  absl::Time last_ = absl::InfinitePast();
-};
 
 void ShowResult(Session& session, const ScoreArguments& arguments, const ScoreWindows& windows,
                 const Perplexity& perplexity) {
@@ -122,17 +101,20 @@ void ShowResult(Session& session, const ScoreArguments& arguments, const ScoreWi
   }));
 }
 
-CommandResult RunScore(Session& session, const ScoreArguments& arguments) {
+CommandResult RunPerplexity(Session& session, const ScoreArguments& arguments) {
   const absl::StatusOr<std::vector<int32_t>> ids = TokenizeFile(session, arguments);
   if (!ids.ok()) return ids.status();
   const absl::StatusOr<ScoreWindows> windows =
-      ScoreWindows::Split(ids->size(), arguments.window_tokens, arguments.windows);
+      ScoreWindows::Split(ids->size(), WindowTokens(arguments), arguments.windows);
   if (!windows.ok()) return windows.status();
 
   Perplexity perplexity;
   ScoreProgress progress(session);
   for (size_t window = 0; window < windows->count; ++window) {
-    progress.Show(window, windows->count, perplexity);
+    progress.Show(window, windows->count,
+                  perplexity.tokens() == 0
+                      ? ""
+                      : absl::StrFormat("perplexity %.3f", perplexity.perplexity()));
     ScoreRequest request;
     request.set_model(arguments.model);
     const auto begin = ids->begin() + static_cast<std::ptrdiff_t>(windows->Begin(window));
@@ -140,44 +122,63 @@ CommandResult RunScore(Session& session, const ScoreArguments& arguments) {
         begin, begin + static_cast<std::ptrdiff_t>(windows->window_tokens));
     const absl::StatusOr<ScoreResponse> response = session.connection().Call(
         session.connection().generation(), &GenerationService::Stub::Score, request);
-    absl::Status status = response.status();
-    if (status.ok()) status = perplexity.Add(*windows, *response);
-    if (!status.ok()) {
-      progress.End();
-      return status;
-    }
+    if (!response.ok()) return response.status();
+    if (absl::Status status = perplexity.Add(*windows, *response); !status.ok()) return status;
   }
   progress.End();
   ShowResult(session, arguments, *windows, perplexity);
   return ExitCode::kOk;
 }
 
+void AddEvaluationOptions(CLI::App& command, ScoreArguments& arguments, CLI::Option* file,
+                          CLI::Option* model) {
+  CLI::Option* source =
+      command
+          .add_option("--source", arguments.source,
+                      "Compare with this model under the quantizer's source root; --model is then "
+                      "the output of a quantization")
+          ->type_name("SOURCE")
+          ->needs(model);
+  command
+      .add_option("--state", arguments.state_file,
+                  "Keep what is scored in this file: the same command goes on where it was stopped")
+      ->type_name("FILE")
+      ->needs(source);
+  command
+      .add_option("--text-path", arguments.text_path,
+                  "Instead of FILE: a text under the quantizer's source root")
+      ->type_name("PATH")
+      ->needs(source)
+      ->excludes(file);
+}
+
 }  // namespace
 
 void AddScoreCommand(CLI::App& app, Session& session) {
   auto arguments = std::make_shared<ScoreArguments>();
-  CLI::App* command = app.add_subcommand("score", "Perplexity of a model on a text file");
-  command->footer(
-      "The text is cut into windows without overlap; each is scored on its own, and the tokens "
-      "of its second\n"
-      "half count. `quantize --evaluate` measures in the same way.\n\n"
-      "Examples:\n"
-      "  quantloom score wikitext.txt --windows 40\n"
-      "  quantloom score book.txt --model smollm2-2bit --json | jq .perplexity\n");
-  command->add_option("FILE", arguments->file, "Text, UTF-8; - for standard input")
-      ->required()
-      ->option_text(" ");
-  command
-      ->add_option("-m,--model", arguments->model,
-                   "Model that scores [the one that is loaded, if it is only one]")
-      ->type_name("NAME");
+  CLI::App* command =
+      app.add_subcommand("score", "Perplexity of a model on a text, or its distance to its source");
+  command->footer(kScoreFooter);
+  CLI::Option* file =
+      command->add_option("FILE", arguments->file, "Text, UTF-8; - for standard input")
+          ->option_text(" ");
+  CLI::Option* model =
+      command
+          ->add_option("-m,--model", arguments->model,
+                       "Model that scores [the one that is loaded, if it is only one]")
+          ->type_name("NAME");
   command->add_option("--windows", arguments->windows, "Windows from the text's start [all]")
       ->type_name("N");
   command->add_option("--window-tokens", arguments->window_tokens, "Tokens in a window [512]")
       ->check(CLI::Range(2, 1 << 20))
       ->option_text("N");
+  AddEvaluationOptions(*command, *arguments, file, model);
   command->callback([&session, arguments] {
-    session.command = [&session, arguments] { return RunScore(session, *arguments); };
+    if (arguments->file.empty() && arguments->text_path.empty()) throw CLI::RequiredError("FILE");
+    session.command = [&session, arguments] {
+      return arguments->source.empty() ? RunPerplexity(session, *arguments)
+                                       : RunEvaluation(session, *arguments);
+    };
   });
 }
 

@@ -45,6 +45,10 @@ class Quantization final : public v1::QuantizationService::Service {
                          v1::Job* response) override {
     return Run(script_.cancel_job, context, request, response);
   }
+  grpc::Status Evaluate(grpc::ServerContext* context, const v1::EvaluateRequest* request,
+                        grpc::ServerWriter<v1::EvaluateResponse>* writer) override {
+    return Run(script_.evaluate, context, request, writer);
+  }
 
  private:
   const Script& script_;

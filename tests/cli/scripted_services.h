@@ -27,6 +27,7 @@ struct Script {
   Stream<v1::WatchJobRequest, v1::QuantizeEvent> watch_job = nullptr;
   Unary<v1::ListJobsRequest, v1::ListJobsResponse> list_jobs = nullptr;
   Unary<v1::CancelJobRequest, v1::Job> cancel_job = nullptr;
+  Stream<v1::EvaluateRequest, v1::EvaluateResponse> evaluate = nullptr;
   Stream<v1::GenerateRequest, v1::GenerateResponse> generate = nullptr;
   Unary<v1::ScoreRequest, v1::ScoreResponse> score = nullptr;
   Unary<v1::TokenizeRequest, v1::TokenizeResponse> tokenize = nullptr;
