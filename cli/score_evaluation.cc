@@ -160,7 +160,8 @@ CommandResult RunEvaluation(Session& session, const ScoreArguments& arguments) {
     ShowResult(session, arguments, **state);
     return ExitCode::kOk;
   }
-  NoteUnfinished(session, arguments, **state);
+  // A state that is not of this evaluation is not gone on with.
+  if (!absl::IsFailedPrecondition(status)) NoteUnfinished(session, arguments, **state);
   if (connection.cancellation().cancelled()) return ExitCode::kInterrupted;
   return status;
 }
