@@ -69,7 +69,7 @@ void EvaluationCall::Advance(std::unique_lock<std::mutex> lock) {
     lock.unlock();
     return Finish(status);
   }
-  message_ = std::move(waiting_.front());
+  message_.Swap(&waiting_.front());
   waiting_.pop_front();
   waiting_bytes_ -= message_.Length();
   lock.unlock();
