@@ -282,7 +282,7 @@ TEST_F(EvaluateTest, TooManyAreRefusedWithATimeToRetry) {
   ASSERT_TRUE(running->AwaitWindow());
   std::vector<std::unique_ptr<Call>> waiting;
   for (int i = 0; i < kMaxWaiting + 1; ++i) {
-    waiting.push_back(Start(LongRequest(), std::chrono::seconds(1)));
+    waiting.push_back(Start(Request(), std::chrono::seconds(2)));
   }
   int refused = 0;
   for (const auto& call : waiting) {
