@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <optional>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -280,13 +281,14 @@ TEST_F(EvaluateTest, CallersThatGiveUp_MakeRoomForTheNext) {
 TEST_F(EvaluateTest, TooManyAreRefusedWithATimeToRetry) {
   const auto running = Start(LongRequest());
   ASSERT_TRUE(running->AwaitWindow());
-  std::vector<std::unique_ptr<Call>> waiting;
-  for (int i = 0; i < kMaxWaiting + 1; ++i) {
-    waiting.push_back(Start(Request(), std::chrono::seconds(2)));
+  std::vector<absl::Status> statuses(kMaxWaiting + 1);
+  std::vector<std::thread> callers;
+  for (absl::Status& status : statuses) {
+    callers.emplace_back([&] { status = Start(Request(), std::chrono::seconds(2))->Finish(); });
   }
+  for (std::thread& caller : callers) caller.join();
   int refused = 0;
-  for (const auto& call : waiting) {
-    const absl::Status status = call->Finish();
+  for (const absl::Status& status : statuses) {
     if (absl::IsDeadlineExceeded(status)) continue;  // it waited
     ++refused;
     EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
