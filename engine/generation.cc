@@ -4,7 +4,9 @@
 #include <cmath>
 #include <condition_variable>
 #include <mutex>
+#include <string>
 #include <thread>
+#include <unordered_map>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -41,9 +43,8 @@ class Engine final : public GenerationEngine {
 
   absl::StatusOr<std::shared_ptr<GenerationStream>> Submit(GenerationRequest request,
                                                            EventCallback callback) override;
-  absl::StatusOr<std::vector<ScoredToken>> Score(const std::vector<int32_t>& tokens, uint32_t top,
-                                                 absl::Time deadline,
-                                                 const std::function<bool()>& cancelled) override;
+  absl::StatusOr<std::vector<ScoredToken>> Score(const std::vector<int32_t>& tokens,
+                                                 const ScoreOptions& options) override;
   void Drain(absl::Time deadline) override;
   EngineStats stats() const override {
     std::lock_guard<std::mutex> lock(mailbox_->mutex);
@@ -86,8 +87,9 @@ class Engine final : public GenerationEngine {
   bool draining_ = false;
   bool end_requests_ = false;
   bool exit_ = false;
-  uint32_t admitted_ = 0;  // requests that run or wait
-  uint32_t live_ = 0;      // those and the ones whose last event is being delivered
+  uint32_t admitted_ = 0;                                      // requests that run or wait
+  std::unordered_map<std::string, uint32_t> client_requests_;  // of those, by client
+  uint32_t live_ = 0;  // those and the ones whose last event is being delivered
   EngineStats stats_;
   std::condition_variable ended_;  // live_ fell
 
@@ -105,6 +107,12 @@ absl::Status Engine::Enqueue(std::shared_ptr<ActiveRequest> request) {
       return absl::ResourceExhaustedError(
           absl::StrCat("the queue is full: ", admitted_, " requests running or waiting"));
     }
+    uint32_t& of_client = client_requests_[request->standing.client];
+    if (limits_.max_client_requests != 0 && of_client >= limits_.max_client_requests) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the client has ", of_client, " requests running or waiting"));
+    }
+    ++of_client;
     ++admitted_;
     ++live_;
     incoming_.push_back(std::move(request));
@@ -125,10 +133,9 @@ absl::StatusOr<std::shared_ptr<GenerationStream>> Engine::Submit(GenerationReque
 }
 
 absl::StatusOr<std::vector<GenerationEngine::ScoredToken>> Engine::Score(
-    const std::vector<int32_t>& tokens, uint32_t top, absl::Time deadline,
-    const std::function<bool()>& cancelled) {
+    const std::vector<int32_t>& tokens, const ScoreOptions& options) {
   const uint64_t capacity = uint64_t{kv_->blocks().total()} * kv_->blocks().block_tokens();
-  QL_RETURN_IF_ERROR(CheckScored(tokens, top, model_->config(), capacity));
+  QL_RETURN_IF_ERROR(CheckScored(tokens, options, model_->config(), capacity));
   if (tokens.size() == 1) return std::vector<ScoredToken>();  // nothing precedes its only token
 
   // Shared with the engine's thread, which may outlive this call's interest by one event.
@@ -138,18 +145,18 @@ absl::StatusOr<std::vector<GenerationEngine::ScoredToken>> Engine::Score(
     std::optional<absl::Status> status;
   };
   auto outcome = std::make_shared<Outcome>();
-  auto active = std::make_shared<ScoringRequest>(tokens, top, deadline,
-                                                 [outcome](const GenerationEvent& event) {
-                                                   std::lock_guard<std::mutex> lock(outcome->mutex);
-                                                   outcome->status = event.status;
-                                                   outcome->ready.notify_all();
-                                                 });
+  auto active =
+      std::make_shared<ScoringRequest>(tokens, options, [outcome](const GenerationEvent& event) {
+        std::lock_guard<std::mutex> lock(outcome->mutex);
+        outcome->status = event.status;
+        outcome->ready.notify_all();
+      });
   RequestStream stream(active->control(), mailbox_);
   QL_RETURN_IF_ERROR(Enqueue(active));
 
   std::unique_lock<std::mutex> lock(outcome->mutex);
   while (!outcome->ready.wait_for(lock, kCancelPoll, [&] { return outcome->status.has_value(); })) {
-    if (cancelled && cancelled()) stream.Cancel();
+    if (options.cancelled && options.cancelled()) stream.Cancel();
   }
   QL_RETURN_IF_ERROR(*outcome->status);
   return active->TakeScores();
@@ -323,6 +330,8 @@ void Engine::Retire(ActiveRequest& request, GenerationEvent event) {
     std::lock_guard<std::mutex> lock(mailbox_->mutex);
     PublishStatsLocked();
     --admitted_;
+    const auto of_client = client_requests_.find(request.standing.client);
+    if (--of_client->second == 0) client_requests_.erase(of_client);
   }
   request.Finish(std::move(event));
   std::lock_guard<std::mutex> lock(mailbox_->mutex);

@@ -26,6 +26,7 @@
 #include "engine/backend.h"
 #include "engine/loaded_model.h"
 #include "engine/sampler.h"
+#include "engine/standing.h"
 
 namespace quantloom {
 
@@ -47,6 +48,7 @@ struct GenerationRequest {
   // Prefixes are shared between requests of the same salt alone: who does not know it cannot find
   // out, from how soon an answer begins, what others have asked. At most kMaxSaltBytes.
   std::string prefix_salt;
+  Standing standing;
   absl::Time deadline = absl::InfiniteFuture();
 };
 inline constexpr uint32_t kMaxLogprobs = 20;
@@ -107,10 +109,14 @@ struct EngineStats {
 class GenerationEngine {
  public:
   struct Limits {
-    uint32_t max_running = 16;     // sequences in one batch
-    uint32_t max_waiting = 64;     // queued beyond them
-    uint32_t step_tokens = 512;    // token budget of one step
-    uint32_t prefill_chunk = 128;  // prompt tokens of one sequence per step
+    uint32_t max_running = 16;  // sequences in one batch
+    uint32_t max_waiting = 64;  // queued beyond them
+    // Requests of one client that may run or wait; 0: as many as of all.
+    uint32_t max_client_requests = 0;
+    uint32_t step_tokens = 512;  // token budget of one step
+    // Prompt tokens in one step, of all sequences together: how long a step takes, and so how soon
+    // a request that comes can begin.
+    uint32_t prefill_chunk = 16;
     // KV cache capacity; 0: max_running * min(context, kDefaultKvTokensEach).
     uint32_t kv_tokens = 0;
     uint32_t kv_block_tokens = 16;
@@ -132,23 +138,27 @@ class GenerationEngine {
 
   // INVALID_ARGUMENT whose message begins with the field and ": ", e.g. "prompt: 9000 tokens, ..."
   // (prompt empty, longer than the context, more than the KV cache can ever hold, token ids out of
-  // range, sampling); RESOURCE_EXHAUSTED when the queue is full; UNAVAILABLE when draining. When it
-  // succeeds the callback gets every event exactly once up to the last one (perhaps before Submit
-  // has returned), also after the stream object is gone; when it fails, none.
+  // range, sampling); RESOURCE_EXHAUSTED when the queue is full or the client has too many
+  // requests; UNAVAILABLE when draining. When it succeeds the callback gets every event exactly
+  // once up to the last one (perhaps before Submit has returned), also after the stream object is
+  // gone; when it fails, none.
   virtual absl::StatusOr<std::shared_ptr<GenerationStream>> Submit(GenerationRequest request,
                                                                    EventCallback callback) = 0;
-  // log p(token[i] | token[0..i-1]) for i = 1 .. n-1, nats; with `top` > 0 also the most likely
-  // alternatives. Shares the streams' steps in small chunks, queues and counts as a request;
-  // `cancelled` is polled on the calling thread and ends it early with CANCELLED. Errors as
-  // Submit's, field "tokens" or "top".
   struct ScoredToken {
     int32_t token;
     float logprob;
     std::vector<TokenLogprob> top;
   };
-  virtual absl::StatusOr<std::vector<ScoredToken>> Score(
-      const std::vector<int32_t>& tokens, uint32_t top, absl::Time deadline,
-      const std::function<bool()>& cancelled) = 0;
+  struct ScoreOptions {
+    uint32_t top = 0;  // most likely alternatives, at most kMaxLogprobs
+    Standing standing = {};
+    absl::Time deadline = absl::InfiniteFuture();
+    std::function<bool()> cancelled = {};  // polled on the calling thread; ends it with CANCELLED
+  };
+  // log p(token[i] | token[0..i-1]) for i = 1 .. n-1, nats. Shares the streams' steps in small
+  // chunks, queues and counts as a request. Errors as Submit's, field "tokens", "top" or "client".
+  virtual absl::StatusOr<std::vector<ScoredToken>> Score(const std::vector<int32_t>& tokens,
+                                                         const ScoreOptions& options) = 0;
 
   // Stops admitting; returns when all requests have ended or `deadline` has passed (the rest then
   // ends UNAVAILABLE).

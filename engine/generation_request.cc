@@ -45,6 +45,12 @@ absl::Status CheckStopStrings(const std::vector<std::string>& stop) {
   return absl::OkStatus();
 }
 
+absl::Status CheckStanding(const Standing& standing) {
+  if (standing.client.size() <= kMaxClientBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("client: ", standing.client.size(), " bytes, at most ", kMaxClientBytes));
+}
+
 }  // namespace
 
 absl::Status CheckAndBound(GenerationRequest& request, const ModelConfig& config,
@@ -60,6 +66,7 @@ absl::Status CheckAndBound(GenerationRequest& request, const ModelConfig& config
     return absl::InvalidArgumentError(
         absl::StrCat("logprobs: ", request.logprobs, " is more than ", kMaxLogprobs));
   }
+  QL_RETURN_IF_ERROR(CheckStanding(request.standing));
   if (request.prefix_salt.size() > kMaxSaltBytes) {
     return absl::InvalidArgumentError(absl::StrCat("prefix_salt: ", request.prefix_salt.size(),
                                                    " bytes, at most ", kMaxSaltBytes));
@@ -82,16 +89,18 @@ absl::Status CheckAndBound(GenerationRequest& request, const ModelConfig& config
   return absl::OkStatus();
 }
 
-absl::Status CheckScored(const std::vector<int32_t>& tokens, uint32_t top,
-                         const ModelConfig& config, uint64_t kv_tokens) {
+absl::Status CheckScored(const std::vector<int32_t>& tokens,
+                         const GenerationEngine::ScoreOptions& options, const ModelConfig& config,
+                         uint64_t kv_tokens) {
   QL_RETURN_IF_ERROR(
       CheckLength("tokens", tokens.size(), config.max_position, "the context of the model holds"));
   QL_RETURN_IF_ERROR(CheckLength("tokens", tokens.size(), kv_tokens + 1, "the KV cache allows"));
   QL_RETURN_IF_ERROR(CheckTokens("tokens", tokens, config));
-  if (top > kMaxLogprobs) {
-    return absl::InvalidArgumentError(absl::StrCat("top: ", top, " is more than ", kMaxLogprobs));
+  if (options.top > kMaxLogprobs) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("top: ", options.top, " is more than ", kMaxLogprobs));
   }
-  return absl::OkStatus();
+  return CheckStanding(options.standing);
 }
 
 // --- ActiveRequest
@@ -139,6 +148,7 @@ GeneratingRequest::GeneratingRequest(GenerationRequest request, const ModelConfi
       max_tokens_(request.max_tokens),
       stop_tokens_(std::move(request.stop_tokens)),
       logprobs_(request.logprobs) {
+  standing = std::move(request.standing);
   share_prefix = request.share_prefix;
   salt = std::move(request.prefix_salt);
   if (!request.ignore_eos) {
@@ -191,12 +201,14 @@ std::optional<GenerationEvent> GeneratingRequest::TakeLogits(absl::Span<const fl
 // --- ScoringRequest
 // -------------------------------------------------------------------------------
 
-ScoringRequest::ScoringRequest(const std::vector<int32_t>& text, uint32_t top, absl::Time deadline,
+ScoringRequest::ScoringRequest(const std::vector<int32_t>& text,
+                               const GenerationEngine::ScoreOptions& options,
                                EventCallback callback)
-    : ActiveRequest({text.begin(), text.end() - 1}, /*is_scoring=*/true, deadline,
+    : ActiveRequest({text.begin(), text.end() - 1}, /*is_scoring=*/true, options.deadline,
                     std::move(callback)),
       targets_(text.begin() + 1, text.end()),
-      top_(top) {
+      top_(options.top) {
+  standing = options.standing;
   scores_.reserve(targets_.size());
 }
 

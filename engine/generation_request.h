@@ -128,7 +128,8 @@ class ScoringRequest final : public ActiveRequest {
  public:
   using ScoredToken = GenerationEngine::ScoredToken;
 
-  ScoringRequest(const std::vector<int32_t>& text, uint32_t top, absl::Time deadline,
+  // `options` have passed CheckScored.
+  ScoringRequest(const std::vector<int32_t>& text, const GenerationEngine::ScoreOptions& options,
                  EventCallback callback);
 
   uint32_t FirstWantedRow(uint32_t begin, uint32_t count) const override;
@@ -146,7 +147,8 @@ class ScoringRequest final : public ActiveRequest {
 // KV cache of `kv_tokens` positions let it be.
 absl::Status CheckAndBound(GenerationRequest& request, const ModelConfig& config,
                            uint64_t kv_tokens);
-absl::Status CheckScored(const std::vector<int32_t>& tokens, uint32_t top,
-                         const ModelConfig& config, uint64_t kv_tokens);
+absl::Status CheckScored(const std::vector<int32_t>& tokens,
+                         const GenerationEngine::ScoreOptions& options, const ModelConfig& config,
+                         uint64_t kv_tokens);
 
 }  // namespace quantloom

@@ -39,8 +39,7 @@ bool HasChatTemplate(const fs::path& directory) {
 // One decode step, so that the first request finds weights in memory and kernels chosen.
 absl::Status WarmUp(GenerationEngine& engine) {
   const int32_t token = engine.model().config().bos_token_id.value_or(0);
-  return engine.Score({token, token}, /*top=*/0, absl::InfiniteFuture(), [] { return false; })
-      .status();
+  return engine.Score({token, token}, {}).status();
 }
 
 }  // namespace

@@ -28,6 +28,12 @@ void ServerOptions::AddTo(Configuration& configuration) {
       .Add("max-waiting", engine.max_waiting, "Requests that may wait beyond them, per model")
       ->check(CLI::Range(0, 1 << 20));
   configuration
+      .Add("max-client-requests", engine.max_client_requests,
+           "Requests of one client that may run or wait, per model; 0: as many as of all")
+      ->check(CLI::Range(0, 1 << 20));
+  configuration.Add("prefix-cache", engine.prefix_cache,
+                    "Compute prompts that begin with the same tokens once");
+  configuration
       .Add("kv-tokens", engine.kv_tokens,
            "Tokens a model's KV cache holds; 0: max-running x the context length, at most 2048 "
            "each")
@@ -35,7 +41,9 @@ void ServerOptions::AddTo(Configuration& configuration) {
   configuration.Add("step-tokens", engine.step_tokens, "Tokens in one step, at least max-running")
       ->check(CLI::Range(1, 1 << 16));
   configuration
-      .Add("prefill-chunk", engine.prefill_chunk, "Prompt tokens of one sequence in one step")
+      .Add("prefill-chunk", engine.prefill_chunk,
+           "Prompt tokens in one step, of all sequences: less lets streams and new requests "
+           "wait less")
       ->check(CLI::Range(1, 1 << 16));
   configuration
       .Add("max-prompt-bytes", input.max_prompt_bytes,

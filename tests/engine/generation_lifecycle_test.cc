@@ -14,6 +14,8 @@
 namespace quantloom {
 namespace {
 
+const GenerationEngine::ScoreOptions kNoOptions;
+
 TEST_P(Generation, CancelEndsARequestWithinOneStepAndFreesItsBlocks) {
   const auto engine = Create();
   Collector cancelled;
@@ -90,13 +92,58 @@ TEST_P(Generation, TheQueueIsBounded) {
     ADD_FAILURE() << "a refused request has no events";
   });
   EXPECT_TRUE(absl::IsResourceExhausted(refused.status())) << refused.status();
-  EXPECT_TRUE(absl::IsResourceExhausted(
-      engine->Score({1, 2}, 0, absl::InfiniteFuture(), nullptr).status()));
+  EXPECT_TRUE(absl::IsResourceExhausted(engine->Score({1, 2}, kNoOptions).status()));
   EXPECT_EQ(engine->stats().requests_running + engine->stats().requests_waiting, 2u);
   running.stream().SetPaused(false);
   waiting.stream().SetPaused(false);
   running.collector().Wait();
   waiting.collector().Wait();
+}
+
+TEST_P(Generation, OneClientCannotFillTheQueue) {
+  const auto engine = Create({.max_running = 2, .max_client_requests = 2});
+  GenerationRequest request = Request(5, 1, 5);
+  request.standing.client = std::string("greedy");
+  PausedRequest first(*engine, request);
+  PausedRequest second(*engine, request);
+  EXPECT_TRUE(
+      absl::IsResourceExhausted(engine->Submit(request, [](const GenerationEvent&) {}).status()));
+  GenerationEngine::ScoreOptions options;
+  options.standing = request.standing;
+  EXPECT_TRUE(absl::IsResourceExhausted(engine->Score({1, 2}, options).status()));
+  request.standing.client = std::string("modest");
+  EXPECT_EQ(Run(*engine, request).tokens.size(), 5u);
+  request.standing.client = std::string("greedy");
+  first.stream().Cancel();
+  first.collector().Wait();
+  EXPECT_EQ(Run(*engine, request).tokens.size(), 5u) << "one has ended";
+  second.stream().Cancel();
+  second.collector().Wait();
+}
+
+TEST_P(Generation, AHighPriorityTakesThePlaceOfALowOneWhichLosesNothing) {
+  const auto engine = Create({.max_running = 1, .step_tokens = 64});
+  GenerationRequest low = Request(30, 1, 100);
+  low.standing.priority = Priority::kLow;
+  GenerationRequest high = Request(5, 2, 10);
+  high.standing.priority = Priority::kHigh;
+  Collector of_low;
+  Collector of_high;
+  size_t tokens_of_low = 0;  // when the high one has ended
+  const auto collect_high = [&](const GenerationEvent& event) {
+    if (event.last()) tokens_of_low = of_low.tokens();
+    of_high.callback()(event);
+  };
+  const auto submitted = engine->Submit(low, [&](const GenerationEvent& event) {
+    of_low.callback()(event);
+    if (of_low.tokens() != 5) return;
+    EXPECT_TRUE(engine->Submit(high, collect_high).ok());
+  });
+  ASSERT_TRUE(submitted.ok());
+  EXPECT_EQ(of_low.Wait().tokens, GreedyByRecomputation(Prompt(30, 1), 100));
+  EXPECT_EQ(of_high.Wait().tokens, GreedyByRecomputation(Prompt(5, 2), 10));
+  EXPECT_EQ(tokens_of_low, 5u);
+  EXPECT_EQ(engine->stats().preemptions, 1u);
 }
 
 TEST_P(Generation, TheEndOfARequestMakesRoomForTheNext) {
@@ -120,8 +167,9 @@ TEST_P(Generation, TheEndOfARequestMakesRoomForTheNext) {
 
 TEST_P(Generation, ScoreEndsWhenItsCallerIsGoneOrLate) {
   const auto engine = Create();
-  EXPECT_TRUE(absl::IsDeadlineExceeded(
-      engine->Score(Prompt(50, 1), 0, absl::Now() - absl::Seconds(1), nullptr).status()));
+  GenerationEngine::ScoreOptions late;
+  late.deadline = absl::Now() - absl::Seconds(1);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(engine->Score(Prompt(50, 1), late).status()));
   // Blocked by a full batch of one stream that never gives way, so that it is still waiting when
   // its caller leaves.
   const auto narrow = Create({.max_running = 1, .step_tokens = 64});
@@ -141,7 +189,9 @@ TEST_P(Generation, ScoreEndsWhenItsCallerIsGoneOrLate) {
     absl::SleepFor(absl::Milliseconds(50));
     release.set_value();
   });
-  const auto score = narrow->Score(Prompt(50, 1), 0, absl::InfiniteFuture(), [] { return true; });
+  GenerationEngine::ScoreOptions abandoned;
+  abandoned.cancelled = [] { return true; };
+  const auto score = narrow->Score(Prompt(50, 1), abandoned);
   EXPECT_TRUE(absl::IsCancelled(score.status())) << score.status();
   releaser.join();
   collector.Wait();
@@ -155,8 +205,7 @@ TEST_P(Generation, DrainLetsRequestsFinishAndAdmitsNoMore) {
   EXPECT_EQ(collector.Wait().last.finish, FinishReason::kLength);
   const auto refused = engine->Submit(Request(5, 3, 5), [](const GenerationEvent&) {});
   EXPECT_TRUE(absl::IsUnavailable(refused.status()));
-  EXPECT_TRUE(
-      absl::IsUnavailable(engine->Score({1, 2}, 0, absl::InfiniteFuture(), nullptr).status()));
+  EXPECT_TRUE(absl::IsUnavailable(engine->Score({1, 2}, kNoOptions).status()));
 }
 
 TEST_P(Generation, DrainEndsWhatIsLeftAtItsDeadline) {

@@ -101,10 +101,10 @@ TEST_P(Generation, OptOutAndSaltsKeepPromptsApart) {
 TEST_P(Generation, ScoresAreTheSameWhateverIsCached) {
   const std::vector<int32_t> text = Prompt(120, 5);
   const auto fresh = Create();
-  const auto expected = fresh->Score(text, 0, absl::InfiniteFuture(), nullptr).value();
+  const auto expected = fresh->Score(text, {}).value();
   const auto used = Create();
   Run(*used, Request(120, 5, 10));
-  const auto scores = used->Score(text, 0, absl::InfiniteFuture(), nullptr).value();
+  const auto scores = used->Score(text, {}).value();
   ASSERT_EQ(scores.size(), expected.size());
   for (size_t i = 0; i < scores.size(); ++i) EXPECT_EQ(scores[i].logprob, expected[i].logprob);
   // And a scored text serves a generation.

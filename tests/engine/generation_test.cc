@@ -159,7 +159,7 @@ TEST_P(Generation, LogprobsAreTheModelsOwn) {
   const Outcome outcome = Run(*engine, request);
   std::vector<int32_t> text = request.prompt;
   text.insert(text.end(), outcome.tokens.begin(), outcome.tokens.end());
-  const auto scores = engine->Score(text, 5, absl::InfiniteFuture(), nullptr);
+  const auto scores = engine->Score(text, {.top = 5});
   ASSERT_TRUE(scores.ok()) << scores.status();
   for (size_t i = 0; i < outcome.tokens.size(); ++i) {
     const auto& score = (*scores)[request.prompt.size() - 1 + i];
@@ -187,7 +187,7 @@ TEST_P(Generation, ScoreIsTheLogprobOfEachTokenAlsoBesideStreams) {
   std::vector<Collector> collectors(4);
   for (uint32_t i = 0; i < collectors.size(); ++i)
     ASSERT_TRUE(engine->Submit(Request(20, i, 80), collectors[i].callback()).ok());
-  const auto scores = engine->Score(text, 2, absl::InfiniteFuture(), nullptr);
+  const auto scores = engine->Score(text, {.top = 2});
   ASSERT_TRUE(scores.ok()) << scores.status();
   ASSERT_EQ(scores->size(), expected.size());
   for (size_t i = 0; i < expected.size(); ++i) {
@@ -198,7 +198,7 @@ TEST_P(Generation, ScoreIsTheLogprobOfEachTokenAlsoBesideStreams) {
   }
   for (Collector& collector : collectors)
     EXPECT_EQ(collector.Wait().last.finish, FinishReason::kLength);
-  EXPECT_TRUE(engine->Score({5}, 0, absl::InfiniteFuture(), nullptr)->empty());
+  EXPECT_TRUE(engine->Score({5}, {})->empty());
 }
 
 TEST_P(Generation, SubmitNamesTheFieldThatIsWrong) {
@@ -225,6 +225,8 @@ TEST_P(Generation, SubmitNamesTheFieldThatIsWrong) {
       {"stop_tokens: token 300", [](GenerationRequest& r) { r.stop_tokens = {300}; }},
       {"prefix_salt: ",
        [](GenerationRequest& r) { r.prefix_salt = std::string(kMaxSaltBytes + 1, 'x'); }},
+      {"client: ",
+       [](GenerationRequest& r) { r.standing.client = std::string(kMaxClientBytes + 1, 'x'); }},
       {"logprobs: ", [](GenerationRequest& r) { r.logprobs = kMaxLogprobs + 1; }},
       {"temperature: ", [](GenerationRequest& r) { r.sampling.temperature = std::nanf(""); }},
       {"top_k: ", [](GenerationRequest& r) { r.sampling.top_k = -3; }},
@@ -239,13 +241,15 @@ TEST_P(Generation, SubmitNamesTheFieldThatIsWrong) {
     EXPECT_THAT(std::string(stream.status().message()), StartsWith(test.field));
   }
   const auto score = [&](const std::vector<int32_t>& tokens, uint32_t top) {
-    return std::string(
-        engine->Score(tokens, top, absl::InfiniteFuture(), nullptr).status().message());
+    return std::string(engine->Score(tokens, {.top = top}).status().message());
   };
   EXPECT_THAT(score({}, 0), StartsWith("tokens: "));
   EXPECT_THAT(score({1, 999}, 0), StartsWith("tokens: token 999"));
   EXPECT_THAT(score(Prompt(130, 1), 0), StartsWith("tokens: 130"));
   EXPECT_THAT(score({1, 2}, kMaxLogprobs + 1), StartsWith("top: "));
+  const Standing nameless = {.client = std::string(kMaxClientBytes + 1, 'x')};
+  EXPECT_THAT(std::string(engine->Score({1, 2}, {.standing = nameless}).status().message()),
+              StartsWith("client: "));
 }
 
 TEST_P(Generation, CreateNamesTheLimitThatIsWrong) {

@@ -90,8 +90,12 @@ class Schedule {
   uint64_t skipped() const { return skipped_; }
 
  private:
-  static constexpr Scheduler::Limits kLimits = {
-      .max_running = 5, .step_tokens = 9, .prefill_chunk = 6, .score_rows = 4};
+  static constexpr Scheduler::Limits kLimits = {.max_running = 5,
+                                                .step_tokens = 9,
+                                                .prefill_chunk = 6,
+                                                .score_rows = 4,
+                                                .turn = 2,
+                                                .patience = 3};
 
   // Tokens from an alphabet of two, so that prefixes often agree.
   int32_t RandomToken() { return static_cast<int32_t>(random_() % 16 == 0); }
@@ -112,6 +116,8 @@ class Schedule {
     added.scoring = random_() % 5 == 0;
     added.share_prefix = random_() % 8 != 0;
     if (random_() % 4 == 0) added.salt = std::string("salt");
+    added.standing.priority = static_cast<Priority>(random_() % 3);
+    added.standing.client = std::to_string(random_() % 3);
     live_[&added] = {.target = added.tokens.size() + (added.scoring ? 0 : random_() % 20)};
     scheduler_.Enqueue(added);
   }

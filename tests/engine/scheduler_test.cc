@@ -41,7 +41,7 @@ TEST(Scheduler, MixesDecodeTokensWithPrefillChunksWithinTheBudget) {
   Scheduler scheduler({.max_running = 4, .step_tokens = 12, .prefill_chunk = 8}, blocks);
   Sequence decoding = OfLength(3);
   Sequence long_prompt = OfLength(20);
-  Sequence other_prompt = OfLength(20);
+  Sequence other_prompt = OfLength(5);
   scheduler.Enqueue(decoding);
   EXPECT_EQ(Step(scheduler).size(), 1u);
   scheduler.Enqueue(long_prompt);
@@ -50,9 +50,9 @@ TEST(Scheduler, MixesDecodeTokensWithPrefillChunksWithinTheBudget) {
   const auto step = Step(scheduler);
   ASSERT_EQ(step.size(), 3u);
   EXPECT_EQ(Find(step, decoding)->count, 1u);
-  EXPECT_EQ(Find(step, long_prompt)->count, 8u);
-  EXPECT_EQ(Find(step, other_prompt)->count, 3u) << "what the budget leaves";
-  EXPECT_EQ(Find(Step(scheduler), long_prompt)->begin, 8u);
+  EXPECT_EQ(Find(step, other_prompt)->count, 5u) << "the shorter first";
+  EXPECT_EQ(Find(step, long_prompt)->count, 3u) << "what it leaves of the chunk";
+  EXPECT_EQ(Find(Step(scheduler), long_prompt)->begin, 3u);
 }
 
 TEST(Scheduler, ARequestThatLacksBlocksWaitsAndIsNotOvertaken) {
