@@ -78,6 +78,11 @@ nlohmann::ordered_json TokenJson(const GeneratedToken& token) {
 class JsonAnswer {
  public:
   void Add(const GenerateResponse& response) {
+    if (response.has_echo()) {
+      echo_ = {{"text", response.echo().text()},
+               {"token_ids", std::vector<int32_t>(response.echo().token_ids().begin(),
+                                                  response.echo().token_ids().end())}};
+    }
     text_ += response.text();
     for (const GeneratedToken& token : response.tokens()) tokens_.push_back(TokenJson(token));
   }
@@ -88,6 +93,7 @@ class JsonAnswer {
     if (!last.stop_sequence().empty()) json["stop_sequence"] = last.stop_sequence();
     if (last.has_usage()) {
       json["prompt_tokens"] = last.usage().prompt_tokens();
+      json["cached_tokens"] = last.usage().cached_tokens();
       json["seed"] = absl::StrCat(last.usage().seed());  // past 2^53 JSON numbers lose digits
     }
     json["generated_tokens"] = times.tokens;
@@ -95,12 +101,14 @@ class JsonAnswer {
     if (times.tokens > 0) {
       json["time_to_first_token_seconds"] = absl::ToDoubleSeconds(times.TimeToFirstToken());
     }
+    if (!echo_.is_null()) json["echo"] = echo_;
     json["tokens"] = tokens_;
     return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
   }
 
  private:
   std::string text_;
+  nlohmann::ordered_json echo_;
   nlohmann::ordered_json tokens_ = nlohmann::ordered_json::array();
 };
 
@@ -121,9 +129,10 @@ CommandResult RunGenerate(Session& session, const GenerateArguments& arguments) 
       [&](const GenerateResponse& response) {
         last = response;
         if (session.json()) return json.Add(response);
-        if (response.text().empty()) return;
-        console.Out(console.out_is_terminal() ? TerminalSafe(response.text()) : response.text());
-        line_open = response.text().back() != '\n';
+        const std::string text = response.echo().text() + response.text();
+        if (text.empty()) return;
+        console.Out(console.out_is_terminal() ? TerminalSafe(text) : text);
+        line_open = text.back() != '\n';
       },
       times);
   if (line_open) console.Out("\n");
@@ -158,6 +167,9 @@ void AddGenerateCommand(CLI::App& app, Session& session) {
   command->add_option("--system", arguments->system, "System message before it; implies --chat")
       ->type_name("TEXT")
       ->excludes(tokens);
+  command->add_flag_function(
+      "--echo", [arguments](int64_t) { arguments->request.set_echo(true); },
+      "Write the prompt first, as the model reads it");
   command->add_flag("--stats", arguments->statistics,
                     "Counts and speed on standard error at the end");
   AddGenerationOptions(*command, arguments->request);

@@ -1,6 +1,7 @@
 #include "cli/generation_options.h"
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -72,6 +73,42 @@ void AddSampling(CLI::App& command, GenerateRequest& request) {
       ->group(kSampling);
 }
 
+// What decides between requests that compete, and which prompts share their computation.
+void AddServing(CLI::App& command, GenerateRequest& request) {
+  constexpr char kServing[] = "Serving";
+  static const std::map<std::string, quantloom::v1::Priority> kPriorities = {
+      {"low", quantloom::v1::PRIORITY_LOW},
+      {"normal", quantloom::v1::PRIORITY_NORMAL},
+      {"high", quantloom::v1::PRIORITY_HIGH}};
+  command
+      .add_option_function<std::string>(
+          "--priority",
+          [&request](const std::string& name) { request.set_priority(kPriorities.at(name)); },
+          "low, normal or high: who comes first when the server is busy [normal]")
+      ->check(CLI::IsMember(kPriorities))
+      ->type_name("PRIORITY")
+      ->group(kServing);
+  command
+      .add_option_function<std::string>(
+          "--client", [&request](const std::string& name) { request.set_client(name); },
+          "Who asks: the server divides its time evenly between clients [this machine's address]")
+      ->type_name("NAME")
+      ->group(kServing);
+  command
+      .add_flag_function(
+          "--no-prefix-cache",
+          [&request](int64_t) { request.mutable_prefix_cache()->set_disable(true); },
+          "Compute the whole prompt, and let no other request use it")
+      ->group(kServing);
+  command
+      .add_option_function<std::string>(
+          "--prefix-salt",
+          [&request](const std::string& salt) { request.mutable_prefix_cache()->set_salt(salt); },
+          "Share the computation of prompts with requests of the same salt alone")
+      ->type_name("TEXT")
+      ->group(kServing);
+}
+
 }  // namespace
 
 void AddGenerationOptions(CLI::App& command, GenerateRequest& request) {
@@ -85,6 +122,11 @@ void AddGenerationOptions(CLI::App& command, GenerateRequest& request) {
       .add_option_function<uint32_t>(
           "-n,--max-tokens", [&request](uint32_t count) { request.set_max_tokens(count); },
           "Tokens to generate at most [256]; 0: as many as fit the context")
+      ->type_name("N");
+  command
+      .add_option_function<uint32_t>(
+          "--min-tokens", [&request](uint32_t count) { request.set_min_tokens(count); },
+          "Tokens to generate before anything but --max-tokens may end the answer [0]")
       ->type_name("N");
   command
       .add_option_function<std::vector<std::string>>(
@@ -108,6 +150,7 @@ void AddGenerationOptions(CLI::App& command, GenerateRequest& request) {
       "--ignore-eos", [&request](int64_t) { request.set_ignore_eos(true); },
       "Go on where the model would end");
   AddSampling(command, request);
+  AddServing(command, request);
 }
 
 double GenerationTimes::TokensPerSecond() const {
@@ -150,7 +193,11 @@ absl::Status StreamGeneration(Connection& connection, const GenerateRequest& req
 std::string FormatStatistics(const GenerateResponse& last, const GenerationTimes& times) {
   std::string text;
   if (last.has_usage()) {
-    absl::StrAppend(&text, FormatGrouped(last.usage().prompt_tokens()), " prompt tokens, ");
+    absl::StrAppend(&text, FormatGrouped(last.usage().prompt_tokens()), " prompt tokens");
+    if (last.usage().cached_tokens() > 0) {
+      absl::StrAppend(&text, " (", FormatGrouped(last.usage().cached_tokens()), " cached)");
+    }
+    absl::StrAppend(&text, ", ");
   }
   absl::StrAppend(&text, FormatGrouped(times.tokens), " generated");
   if (times.TokensPerSecond() > 0) {

@@ -15,8 +15,8 @@ class App;
 
 namespace quantloom::cli {
 
-// Adds --model and the sampling options; they fill `request`, which must outlive the App. Ranges
-// are the server's to check: it names the field.
+// Adds --model and the options of sampling and serving; they fill `request`, which must outlive the
+// App. Ranges are the server's to check: it names the field.
 void AddGenerationOptions(CLI::App& command, quantloom::v1::GenerateRequest& request);
 
 // How fast an answer came, by the client's clock.
@@ -41,7 +41,7 @@ absl::Status StreamGeneration(
     const std::function<void(const quantloom::v1::GenerateResponse&)>& on_response,
     GenerationTimes& times);
 
-// "23 prompt tokens, 64 generated, 81.2 tokens/s, first token after 0.11s, stop".
+// "23 prompt tokens (16 cached), 64 generated, 81.2 tokens/s, first token after 0.11s, stop".
 std::string FormatStatistics(const quantloom::v1::GenerateResponse& last,
                              const GenerationTimes& times);
 

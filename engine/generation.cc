@@ -218,6 +218,10 @@ bool Engine::TakeMail() {
   }
   for (auto& request : incoming) {
     request->share_prefix = request->share_prefix && limits_.prefix_cache;
+    if (limits_.isolate_clients) {
+      const std::string& client = request->standing.client;
+      request->salt = absl::StrCat(client.size(), ":", client, request->salt);
+    }
     scheduler_.Enqueue(*request);
     requests_.push_back(std::move(request));
   }

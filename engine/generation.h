@@ -34,6 +34,9 @@ struct GenerationRequest {
   std::vector<int32_t> prompt;  // 1 .. context length - 1 tokens
   SamplingParams sampling;
   uint32_t max_tokens = 0;  // 0: as many as the context and the KV cache hold
+  // Before so many tokens no end-of-sequence or stop token is chosen, and stop strings are not
+  // looked for; at most max_tokens.
+  uint32_t min_tokens = 0;
   // Text that ends generation and is not part of the output: at most kMaxStopStrings, each valid
   // UTF-8 of 1 .. kMaxStopStringBytes bytes.
   std::vector<std::string> stop;
@@ -121,7 +124,8 @@ class GenerationEngine {
     uint32_t kv_tokens = 0;
     uint32_t kv_block_tokens = 16;
     KvElement kv_element = KvElement::kF16;
-    bool prefix_cache = true;  // false: as if no request shared prefixes
+    bool prefix_cache = true;      // false: as if no request shared prefixes
+    bool isolate_clients = false;  // prefixes are shared within a client's requests alone
   };
   // Called on the engine's thread, events of one request in order; must not block.
   using EventCallback = std::function<void(const GenerationEvent&)>;

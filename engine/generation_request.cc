@@ -76,11 +76,15 @@ absl::Status CheckAndBound(GenerationRequest& request, const ModelConfig& config
   // The last generated token is never cached.
   const uint64_t kv_room = kv_tokens - prompt + 1;
   const uint64_t context_room = config.max_position - prompt;
-  if (request.max_tokens == 0) {
-    request.max_tokens = static_cast<uint32_t>(std::min(context_room, kv_room));
-    return absl::OkStatus();
+  const uint64_t most = request.max_tokens == 0
+                            ? std::min(context_room, kv_room)
+                            : std::min<uint64_t>(request.max_tokens, context_room);
+  request.max_tokens = static_cast<uint32_t>(most);
+  if (request.min_tokens > request.max_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("min_tokens: ", request.min_tokens,
+                                                   " is more than the ", request.max_tokens,
+                                                   " tokens that may be generated"));
   }
-  request.max_tokens = static_cast<uint32_t>(std::min<uint64_t>(request.max_tokens, context_room));
   if (request.max_tokens > kv_room) {
     return absl::InvalidArgumentError(
         absl::StrCat("max_tokens: ", request.max_tokens, " after a prompt of ", prompt,
@@ -146,6 +150,7 @@ GeneratingRequest::GeneratingRequest(GenerationRequest request, const ModelConfi
       sampler_(std::move(request.sampling), request.prompt),
       text_(tokenizer, std::move(request.stop)),
       max_tokens_(request.max_tokens),
+      min_tokens_(request.min_tokens),
       stop_tokens_(std::move(request.stop_tokens)),
       logprobs_(request.logprobs) {
   standing = std::move(request.standing);
@@ -169,7 +174,8 @@ std::optional<GenerationEvent> GeneratingRequest::TakeLogits(absl::Span<const fl
                                                              size_t /*vocab*/) {
   if (logits.empty()) return std::nullopt;  // a prefill chunk before the last
   GenerationEvent event;
-  const int32_t token = sampler_.Sample(logits);
+  const bool may_end = generated_tokens_ >= min_tokens_;
+  const int32_t token = may_end ? sampler_.Sample(logits) : sampler_.Sample(logits, stop_tokens_);
   if (std::isnan(logits[static_cast<size_t>(token)])) {
     event.status = absl::InternalError("the model's logits are not numbers");
     return event;
@@ -185,7 +191,7 @@ std::optional<GenerationEvent> GeneratingRequest::TakeLogits(absl::Span<const fl
     event.finish = FinishReason::kStop;
   } else {
     tokens.push_back(token);
-    event.text = text_.Push(token);
+    event.text = text_.Push(token, may_end);
     if (generated_tokens_ >= max_tokens_) event.finish = FinishReason::kLength;
   }
   if (event.finish != FinishReason::kNone) event.text += text_.Finish();

@@ -119,6 +119,7 @@ class GeneratingRequest final : public ActiveRequest {
   Sampler sampler_;
   OutputText text_;
   uint32_t max_tokens_;
+  uint32_t min_tokens_;
   std::vector<int32_t> stop_tokens_;  // the model's included, unless they are to be ignored
   uint32_t logprobs_;
 };

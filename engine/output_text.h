@@ -38,8 +38,12 @@ class OutputText {
   OutputText(const Tokenizer& tokenizer, std::vector<std::string> stop_strings)
       : detokenizer_(tokenizer), filter_(std::move(stop_strings)) {}
 
-  // The text that became certain with a token; special tokens have none.
-  std::string Push(int32_t token) { return filter_.Push(detokenizer_.Push(token)); }
+  // The text that became certain with a token; special tokens have none. Stop strings are looked
+  // for in the text of tokens that `may_stop`, which those before them may not.
+  std::string Push(int32_t token, bool may_stop = true) {
+    std::string text = detokenizer_.Push(token);
+    return may_stop ? filter_.Push(text) : text;
+  }
   // The rest, when no more tokens come: an unfinished character becomes U+FFFD. May itself complete
   // a stop string.
   std::string Finish();

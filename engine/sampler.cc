@@ -79,11 +79,15 @@ void Sampler::ApplyPenalties() {
   }
 }
 
-int32_t Sampler::Sample(absl::Span<const float> logits) {
+int32_t Sampler::Sample(absl::Span<const float> logits, absl::Span<const int32_t> banned) {
   const bool penalizes_generated = params_.presence_penalty != 0 || params_.frequency_penalty != 0;
-  if (!params_.logit_bias.empty() || params_.repetition_penalty != 1.0f || penalizes_generated) {
+  if (!params_.logit_bias.empty() || params_.repetition_penalty != 1.0f || penalizes_generated ||
+      !banned.empty()) {
     adjusted_.assign(logits.begin(), logits.end());
     ApplyPenalties();
+    for (const int32_t token : banned) {
+      adjusted_[static_cast<size_t>(token)] = -std::numeric_limits<float>::infinity();
+    }
     logits = adjusted_;
   }
   const int32_t token = params_.temperature == 0

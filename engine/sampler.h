@@ -2,8 +2,8 @@
 //
 // Order of operations: logit bias, repetition / presence / frequency penalties over the sequence's
 // prompt and generated tokens (repetition) or generated tokens (presence, frequency), temperature,
-// top-k, top-p, min-p, draw. temperature 0 is greedy: argmax of the penalized logits, the lowest id
-// among equals.
+// top-k, top-p, min-p, draw. Tokens may be banned from a draw, whatever their bias. temperature 0
+// is greedy: argmax of the penalized logits, the lowest id among equals.
 #pragma once
 
 #include <cstdint>
@@ -43,9 +43,10 @@ class Sampler {
  public:
   Sampler(SamplingParams params, absl::Span<const int32_t> prompt);
 
-  // Picks from `logits` (one per vocabulary entry) and remembers the pick. Deterministic in
-  // (params, prompt, the logits of all steps so far). A NaN logit is never picked unless all are.
-  int32_t Sample(absl::Span<const float> logits);
+  // Picks from `logits` (one per vocabulary entry), `banned` tokens excepted, and remembers the
+  // pick. Deterministic in (params, prompt, the logits and bans of all steps so far). A NaN logit
+  // is never picked unless all are.
+  int32_t Sample(absl::Span<const float> logits, absl::Span<const int32_t> banned = {});
 
  private:
   struct Candidate {

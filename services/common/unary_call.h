@@ -14,6 +14,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -43,6 +44,8 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   // What the service method returns. gRPC owns a share of the call until it is done.
   grpc::ServerUnaryReactor* reactor() { return this; }
   absl::Time deadline() const { return deadline_; }
+  // The caller's address, as gRPC spells it.
+  const std::string& peer() const { return peer_; }
   // Whether an answer would reach nobody.
   bool given_up() const { return given_up_ || absl::Now() >= deadline_; }
 
@@ -55,12 +58,13 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
  private:
   UnaryCall(const grpc::CallbackServerContext& context, grpc::ByteBuffer* response)
-      : deadline_(CallDeadline(context)), response_(response) {}
+      : deadline_(CallDeadline(context)), peer_(context.peer()), response_(response) {}
   void Answer(const google::protobuf::Message* response, const absl::Status& status);
   void OnCancel() override;
   void OnDone() override;
 
   const absl::Time deadline_;
+  const std::string peer_;
   grpc::ByteBuffer* const response_;
   std::atomic<bool> given_up_{false};
   std::mutex mutex_;

@@ -2,6 +2,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/time/clock.h"
 #include "core/base/status.h"
@@ -39,6 +40,17 @@ void ReleaseInput(v1::GenerateRequest& request) {
   }
 }
 
+v1::PromptEcho Echo(const std::vector<int32_t>& prompt, const Tokenizer& tokenizer) {
+  v1::PromptEcho echo;
+  StreamingDetokenizer detokenizer(tokenizer, /*skip_special=*/false);
+  for (const int32_t id : prompt) {
+    echo.mutable_text()->append(detokenizer.Push(id));
+    echo.add_token_ids(id);
+  }
+  echo.mutable_text()->append(detokenizer.Flush());
+  return echo;
+}
+
 }  // namespace
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateCall::Start(
@@ -56,7 +68,10 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateCall::Start(
 
 GenerateCall::GenerateCall(const grpc::CallbackServerContext& context,
                            GenerateEnvironment& environment)
-    : environment_(environment), arrival_(absl::Now()), deadline_(CallDeadline(context)) {}
+    : environment_(environment),
+      arrival_(absl::Now()),
+      deadline_(CallDeadline(context)),
+      peer_(context.peer()) {}
 
 absl::Status GenerateCall::Admit(const grpc::ByteBuffer& request) {
   QL_RETURN_IF_ERROR(DecodeMessage(request, request_));
@@ -71,8 +86,9 @@ void GenerateCall::Submit() {
   lock.unlock();
   if (given_up) return End(GivenUpStatus(deadline_));
 
-  auto request = EncodeGenerateRequest(request_, *model->loaded);
+  auto request = EncodeGenerateRequest(request_, *model->loaded, peer_);
   if (!request.ok()) return End(request.status());
+  if (request_.echo()) echo_ = Echo(request->prompt, model->loaded->tokenizer());
   ReleaseInput(request_);
   request->deadline = deadline_;
   seed_ = request->sampling.seed;
@@ -126,6 +142,10 @@ void GenerateCall::Observe(const GenerationEvent& event) {
 
 void GenerateCall::Gather(const GenerationEvent& event) {
   has_gathered_ = true;
+  if (echo_.has_value()) {
+    *gathered_.mutable_echo() = *std::move(echo_);
+    echo_.reset();
+  }
   gathered_.mutable_text()->append(event.text);
   if (event.token.has_value()) {
     v1::GeneratedToken& token = *gathered_.add_tokens();
@@ -138,6 +158,7 @@ void GenerateCall::Gather(const GenerationEvent& event) {
   gathered_.set_stop_sequence(event.stop_sequence);
   v1::Usage& usage = *gathered_.mutable_usage();
   usage.set_prompt_tokens(event.prompt_tokens);
+  usage.set_cached_tokens(event.cached_tokens);
   usage.set_generated_tokens(event.generated_tokens);
   *usage.mutable_queue_time() = ToProto(event.queue_time);
   *usage.mutable_prefill_time() = ToProto(event.prefill_time);

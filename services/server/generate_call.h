@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -61,6 +62,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   GenerateEnvironment& environment_;
   const absl::Time arrival_;
   const absl::Time deadline_;
+  const std::string peer_;
   v1::GenerateRequest request_;
   uint64_t seed_ = 0;                   // the one used
   std::shared_ptr<GenerateCall> self_;  // gRPC's share
@@ -76,6 +78,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   bool paused_ = false;
   bool writing_ = false;
   bool finished_ = false;
+  std::optional<v1::PromptEcho> echo_;  // until the first event
   v1::GenerateResponse gathered_;
   bool has_gathered_ = false;
   grpc::ByteBuffer written_;            // what the write in flight reads

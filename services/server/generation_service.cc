@@ -23,11 +23,12 @@ absl::StatusOr<v1::ScoreResponse> ScoreText(ModelRegistry& models, const InputLi
   QL_ASSIGN_OR_RETURN(const ModelRegistry::Lease model, models.Acquire(request.model()));
   QL_RETURN_IF_ERROR(CheckScoreRequest(request, *model->loaded, limits));
   QL_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, EncodeScoreRequest(request, *model->loaded));
-  QL_ASSIGN_OR_RETURN(
-      const auto scored,
-      model->engine->Score(ids, {.top = request.top(),
-                                 .deadline = call.deadline(),
-                                 .cancelled = [&call] { return call.given_up(); }}));
+  GenerationEngine::ScoreOptions options;
+  options.top = request.top();
+  options.standing = ToStanding(request.priority(), request.client(), call.peer());
+  options.deadline = call.deadline();
+  options.cancelled = [&call] { return call.given_up(); };
+  QL_ASSIGN_OR_RETURN(const auto scored, model->engine->Score(ids, options));
   v1::ScoreResponse response;
   response.add_tokens()->set_id(ids[0]);
   double total = 0;

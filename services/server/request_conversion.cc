@@ -16,6 +16,7 @@ constexpr int kMaxStopTexts = 16;
 constexpr size_t kMaxStopBytes = 256;
 constexpr int kMaxStopTokens = 64;
 constexpr size_t kMaxLogitBiases = 1024;
+constexpr size_t kMaxPrefixSaltBytes = 256;
 constexpr float kMaxTemperature = 100;
 constexpr float kMaxRepetitionPenalty = 10;
 
@@ -73,6 +74,17 @@ absl::Status CheckStops(const v1::GenerateRequest& request, const LoadedModel& m
                                      kMaxStopTokens, " are allowed"));
   }
   return CheckTokenIds(request.stop_token_ids(), model, "stop_token_ids");
+}
+
+absl::Status CheckStanding(v1::Priority priority, const std::string& client) {
+  if (!v1::Priority_IsValid(priority)) {
+    return InvalidField("priority", absl::StrCat("unknown value ", static_cast<int>(priority)));
+  }
+  if (client.size() > kMaxClientBytes) {
+    return InvalidField("client", absl::StrCat("has ", client.size(), " bytes; at most ",
+                                               kMaxClientBytes, " are allowed"));
+  }
+  return absl::OkStatus();
 }
 
 SamplingParams ToSamplingParams(const v1::SamplingParameters& message) {
@@ -175,11 +187,33 @@ absl::Status CheckGenerateRequest(const v1::GenerateRequest& request, const Load
   if (request.logprobs() > kMaxLogprobs) {
     return InvalidField("logprobs", absl::StrCat("must be in 0 .. ", kMaxLogprobs));
   }
-  return absl::OkStatus();
+  if (request.max_tokens() != 0 && request.min_tokens() > request.max_tokens()) {
+    return InvalidField(
+        "min_tokens",
+        absl::StrCat(request.min_tokens(), " is more than max_tokens, ", request.max_tokens()));
+  }
+  const size_t salt_bytes = request.prefix_cache().salt().size();
+  if (salt_bytes > kMaxPrefixSaltBytes) {
+    return InvalidField("prefix_cache.salt", absl::StrCat("has ", salt_bytes, " bytes; at most ",
+                                                          kMaxPrefixSaltBytes, " are allowed"));
+  }
+  return CheckStanding(request.priority(), request.client());
+}
+
+Standing ToStanding(v1::Priority priority, const std::string& client, absl::string_view peer) {
+  Standing standing;
+  if (priority == v1::PRIORITY_LOW) standing.priority = Priority::kLow;
+  if (priority == v1::PRIORITY_HIGH) standing.priority = Priority::kHigh;
+  // "ipv4:10.0.0.7:40312", "ipv6:%5B::1%5D:40312", "unix:/path"
+  const bool has_port = absl::StartsWith(peer, "ipv");
+  standing.client =
+      client.empty() ? std::string(has_port ? peer.substr(0, peer.rfind(':')) : peer) : client;
+  return standing;
 }
 
 absl::StatusOr<GenerationRequest> EncodeGenerateRequest(const v1::GenerateRequest& request,
-                                                        const LoadedModel& model) {
+                                                        const LoadedModel& model,
+                                                        absl::string_view peer) {
   GenerationRequest converted;
   QL_ASSIGN_OR_RETURN(converted.prompt, InputTokens(request, model));
   converted.sampling = ToSamplingParams(request.sampling());
@@ -189,6 +223,10 @@ absl::StatusOr<GenerationRequest> EncodeGenerateRequest(const v1::GenerateReques
   converted.stop_tokens.assign(request.stop_token_ids().begin(), request.stop_token_ids().end());
   converted.ignore_eos = request.ignore_eos();
   converted.logprobs = request.logprobs();
+  converted.min_tokens = request.min_tokens();
+  converted.share_prefix = !request.prefix_cache().disable();
+  converted.prefix_salt = request.prefix_cache().salt();
+  converted.standing = ToStanding(request.priority(), request.client(), peer);
   return converted;
 }
 
@@ -207,6 +245,7 @@ absl::Status CheckScoreRequest(const v1::ScoreRequest& request, const LoadedMode
   if (request.top() > kMaxLogprobs) {
     return InvalidField("top", absl::StrCat("must be in 0 .. ", kMaxLogprobs));
   }
+  QL_RETURN_IF_ERROR(CheckStanding(request.priority(), request.client()));
   switch (request.input_case()) {
     case v1::ScoreRequest::kText:
       return CheckTextSize(request.text().size(), limits, "text");

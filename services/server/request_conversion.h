@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -24,9 +25,12 @@ struct InputLimits {
 absl::Status CheckGenerateRequest(const v1::GenerateRequest& request, const LoadedModel& model,
                                   const InputLimits& limits);
 // `request` must have passed CheckGenerateRequest. The deadline is left to the caller; a seed is
-// drawn where the request has none.
+// drawn where the request has none. `peer` is the caller's address as gRPC spells it.
 absl::StatusOr<GenerationRequest> EncodeGenerateRequest(const v1::GenerateRequest& request,
-                                                        const LoadedModel& model);
+                                                        const LoadedModel& model,
+                                                        absl::string_view peer);
+// A client that gives no name is its address, without the port: its connections are one client.
+Standing ToStanding(v1::Priority priority, const std::string& client, absl::string_view peer);
 // An error of GenerationEngine::Submit, which begins with the engine's name of the field, in the
 // contract's spelling.
 absl::Status NameRequestField(const absl::Status& status, const v1::GenerateRequest& request);

@@ -33,6 +33,8 @@ void ServerOptions::AddTo(Configuration& configuration) {
       ->check(CLI::Range(0, 1 << 20));
   configuration.Add("prefix-cache", engine.prefix_cache,
                     "Compute prompts that begin with the same tokens once");
+  configuration.Add("isolate-clients", engine.isolate_clients,
+                    "Share prompts within each client's requests alone");
   configuration
       .Add("kv-tokens", engine.kv_tokens,
            "Tokens a model's KV cache holds; 0: max-running x the context length, at most 2048 "

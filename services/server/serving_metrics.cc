@@ -28,6 +28,10 @@ prometheus::Family<prometheus::Histogram>& HistogramFamily(prometheus::Registry&
   return prometheus::BuildHistogram().Name(name).Help(help).Register(registry);
 }
 
+double BlockShare(uint32_t blocks, const EngineStats& stats) {
+  return blocks / std::max(1.0, static_cast<double>(stats.kv_blocks_total));
+}
+
 struct EngineMetric {
   const char* name;
   const char* help;
@@ -36,8 +40,11 @@ struct EngineMetric {
 };
 
 constexpr EngineMetric kEngineMetrics[] = {
-    {"quantloom_prompt_tokens_total", "Prompt tokens processed", MetricType::Counter,
+    {"quantloom_prompt_tokens_total", "Prompt tokens computed", MetricType::Counter,
      [](const EngineStats& stats) { return static_cast<double>(stats.prompt_tokens); }},
+    {"quantloom_prefix_cache_hit_tokens_total",
+     "Prompt tokens not computed, since the prefix cache had them", MetricType::Counter,
+     [](const EngineStats& stats) { return static_cast<double>(stats.prefix_hit_tokens); }},
     {"quantloom_generated_tokens_total", "Tokens generated", MetricType::Counter,
      [](const EngineStats& stats) { return static_cast<double>(stats.generated_tokens); }},
     {"quantloom_preemptions_total", "Requests that lost their KV blocks and were recomputed",
@@ -52,10 +59,13 @@ constexpr EngineMetric kEngineMetrics[] = {
      [](const EngineStats& stats) { return static_cast<double>(stats.requests_waiting); }},
     {"quantloom_batch_size", "Tokens in the last step's batch", MetricType::Gauge,
      [](const EngineStats& stats) { return static_cast<double>(stats.last_batch_tokens); }},
-    {"quantloom_kv_cache_usage_ratio", "Share of the KV cache's blocks in use", MetricType::Gauge,
-     [](const EngineStats& stats) {
-       return stats.kv_blocks_used / std::max(1.0, static_cast<double>(stats.kv_blocks_total));
-     }},
+    {"quantloom_kv_cache_usage_ratio", "Share of the KV cache's blocks that requests use",
+     MetricType::Gauge,
+     [](const EngineStats& stats) { return BlockShare(stats.kv_blocks_used, stats); }},
+    {"quantloom_kv_cache_cached_ratio",
+     "Share of the KV cache's blocks that no request uses and the prefix cache keeps",
+     MetricType::Gauge,
+     [](const EngineStats& stats) { return BlockShare(stats.kv_blocks_cached, stats); }},
 };
 
 prometheus::ClientMetric Labelled(std::vector<prometheus::ClientMetric::Label> labels,

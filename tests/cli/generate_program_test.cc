@@ -119,6 +119,16 @@ TEST(GenerateProgramTest, Options_BecomeTheRequest) {
                         "--stop-token",
                         "3",
                         "--ignore-eos",
+                        "--min-tokens",
+                        "2",
+                        "--echo",
+                        "--priority",
+                        "high",
+                        "--client",
+                        "alice",
+                        "--no-prefix-cache",
+                        "--prefix-salt",
+                        "s",
                         "--logprobs",
                         "4",
                         "the prompt"})
@@ -127,7 +137,8 @@ TEST(GenerateProgramTest, Options_BecomeTheRequest) {
   v1::GenerateRequest expected;
   ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(R"(
       model: "m" prompt: "the prompt" max_tokens: 9 stop: "\n" stop: "END" stop_token_ids: 3
-      ignore_eos: true logprobs: 4
+      ignore_eos: true logprobs: 4 min_tokens: 2 echo: true priority: PRIORITY_HIGH
+      client: "alice" prefix_cache { disable: true salt: "s" }
       sampling { temperature: 0.5 top_k: 40 top_p: 0.75 min_p: 0.25 repetition_penalty: 1.5
                  presence_penalty: -0.5 frequency_penalty: 0.125 seed: 18446744073709551615
                  logit_bias { key: 5 value: -2.5 } logit_bias { key: 7 value: 1 } })",
@@ -169,6 +180,28 @@ TEST(GenerateProgramTest, ChatAndTokens_AreOtherInputs) {
   EXPECT_THAT(request.prompt_tokens().ids(), ElementsAre(1, 2, 30));
 }
 
+TEST(GenerateProgramTest, Echo_ComesBeforeTheAnswer) {
+  const ScriptedServer server({.generate = [](auto&, const auto&, Writer& writer) {
+    v1::GenerateResponse first = Piece(" blue", 5);
+    first.mutable_echo()->set_text("The sky is");
+    first.mutable_echo()->add_token_ids(8);
+    writer.Write(first);
+    v1::GenerateResponse last = Last();
+    last.mutable_usage()->set_cached_tokens(2);
+    writer.Write(last);
+    return grpc::Status::OK;
+  }});
+  const Outcome text =
+      RunProgram({"generate", "--echo", "--stats", "x", "--server", server.address()});
+  EXPECT_EQ(text.output, "The sky is blue\n");
+  EXPECT_THAT(text.error, HasSubstr("3 prompt tokens (2 cached), 1 generated"));
+  const Outcome json =
+      RunProgram({"generate", "--echo", "--json", "x", "--server", server.address()});
+  const auto object = nlohmann::json::parse(json.output);
+  EXPECT_EQ(object["echo"], nlohmann::json::parse(R"({"text": "The sky is", "token_ids": [8]})"));
+  EXPECT_EQ(object["text"], " blue");
+}
+
 TEST(GenerateProgramTest, Statistics_GoToStandardError) {
   const ScriptedServer server(Answer());
   const Outcome outcome = RunProgram({"generate", "--stats", "x", "--server", server.address()});
@@ -201,7 +234,7 @@ TEST(GenerateProgramTest, Json_IsOneObject) {
   json.erase("time_to_first_token_seconds");
   EXPECT_EQ(json, nlohmann::json::parse(R"({
       "text": "ö", "finish_reason": "stop_sequence", "stop_sequence": "END", "prompt_tokens": 3,
-      "generated_tokens": 1, "seed": "77",
+      "cached_tokens": 0, "generated_tokens": 1, "seed": "77",
       "tokens": [{"id": 5, "logprob": -0.5, "top": [{"id": 5, "logprob": -0.5, "token": "ww=="}]}]})"));
 }
 

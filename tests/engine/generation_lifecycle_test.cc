@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <functional>
 #include <future>
+#include <memory>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -223,6 +225,55 @@ TEST_P(Generation, DestructionEndsRequestsAndStreamsMayOutliveTheEngine) {
   EXPECT_TRUE(absl::IsUnavailable(paused.collector().Wait().last.status));
   paused.stream().SetPaused(false);
   paused.stream().Cancel();
+}
+
+// Two hundred streams of all priorities and of several clients over a cache that holds a few, many
+// of them with the same beginning; half are cancelled, before they run or at any token.
+TEST_P(Generation, CancellingHalfOfManyStreamsFreesTheirBlocksAndChangesNoOther) {
+  constexpr size_t kStreams = 200;
+  constexpr uint32_t kKinds = 8;
+  std::vector<GenerationRequest> kinds;
+  std::vector<std::vector<int32_t>> expected;
+  for (uint32_t kind = 0; kind < kKinds; ++kind) {
+    GenerationRequest& request = kinds.emplace_back(Request(4 + 7 * kind, kind, 30));
+    const std::vector<int32_t> shared = Prompt(kind % 2 == 0 ? 70 : 0, 99);
+    request.prompt.insert(request.prompt.begin(), shared.begin(), shared.end());
+    expected.push_back(GreedyByRecomputation(request.prompt, 30));
+  }
+  const auto engine = Create({.max_running = 12, .max_waiting = kStreams, .kv_tokens = 500});
+  std::mt19937 random(5);
+  std::vector<Collector> collectors(kStreams);
+  std::vector<std::shared_ptr<GenerationStream>> streams;
+  for (size_t i = 0; i < kStreams; ++i) {
+    GenerationRequest request = kinds[i % kKinds];
+    request.standing.priority = static_cast<Priority>(random() % 3);
+    request.standing.client = std::to_string(random() % 5);
+    request.share_prefix = random() % 10 != 0;
+    auto stream = engine->Submit(request, collectors[i].callback());
+    ASSERT_TRUE(stream.ok()) << stream.status();
+    streams.push_back(*std::move(stream));
+  }
+  std::vector<bool> cancelled(kStreams);
+  for (size_t i = 0; i < kStreams; i += 2) {
+    const size_t victim = i + random() % 2;
+    cancelled[victim] = true;
+    collectors[victim].WaitForTokens(random() % 3 == 0 ? 0 : random() % 30);
+    streams[victim]->Cancel();
+  }
+  for (size_t i = 0; i < kStreams; ++i) {
+    const Outcome outcome = collectors[i].Wait();
+    const std::vector<int32_t>& whole = expected[i % kKinds];
+    if (outcome.last.status.ok()) {
+      EXPECT_EQ(outcome.tokens, whole) << i;
+    } else {
+      EXPECT_TRUE(cancelled[i]) << i << ": " << outcome.last.status;
+      EXPECT_TRUE(std::equal(outcome.tokens.begin(), outcome.tokens.end(), whole.begin())) << i;
+    }
+  }
+  EXPECT_EQ(engine->stats().kv_blocks_used, 0u);
+  EXPECT_EQ(engine->stats().requests_running + engine->stats().requests_waiting, 0u);
+  EXPECT_GT(engine->stats().prefix_hit_tokens, 0u);
+  EXPECT_GT(engine->stats().preemptions, 0u);
 }
 
 // Several clients at once, some cancelling at random moments, some pausing, some with deadlines

@@ -1,4 +1,5 @@
 // Prefix sharing: what is computed, and that it changes nothing else.
+#include <string>
 #include <vector>
 
 #include "engine/generation.h"
@@ -96,6 +97,16 @@ TEST_P(Generation, OptOutAndSaltsKeepPromptsApart) {
   request.share_prefix = false;
   Run(*engine, request);
   EXPECT_EQ(Run(*engine, Request(100, 6, 3)).last.cached_tokens, 0u) << "it left nothing behind";
+}
+
+TEST_P(Generation, IsolatedClientsShareWithThemselvesAlone) {
+  const auto engine = Create({.isolate_clients = true});
+  GenerationRequest request = Request(100, 5, 3);
+  request.standing.client = std::string("alice");
+  Run(*engine, request);
+  EXPECT_EQ(Run(*engine, request).last.cached_tokens, 99u);
+  request.standing.client = std::string("bob");
+  EXPECT_EQ(Run(*engine, request).last.cached_tokens, 0u);
 }
 
 TEST_P(Generation, ScoresAreTheSameWhateverIsCached) {

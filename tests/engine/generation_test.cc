@@ -143,6 +143,33 @@ TEST_P(Generation, EndOfSequenceEndsGenerationUnlessIgnored) {
   EXPECT_EQ(ignored.text, "") << "special tokens have no text";
 }
 
+TEST_P(Generation, MinTokensHoldOffEveryEndButTheLast) {
+  const auto engine = Create();
+  GenerationRequest request = Request(4, 1, 9);
+  request.ignore_eos = false;
+  request.sampling.logit_bias = {{0, 100.0f}, {42, 90.0f}};  // end of text, else one letter
+  request.stop_tokens = {42};
+  EXPECT_EQ(Run(*engine, request).tokens, std::vector<int32_t>{0});
+  request.min_tokens = 5;
+  const Outcome late = Run(*engine, request);
+  EXPECT_EQ(late.last.finish, FinishReason::kStop);
+  ASSERT_EQ(late.tokens.size(), 6u);
+  for (size_t i = 0; i < 5; ++i) EXPECT_TRUE(late.tokens[i] != 0 && late.tokens[i] != 42);
+  EXPECT_EQ(late.tokens[5], 0);
+  request.min_tokens = 9;
+  EXPECT_EQ(Run(*engine, request).last.finish, FinishReason::kLength);
+
+  GenerationRequest letters = Request(4, 1, 9);
+  letters.sampling.logit_bias = {{1 + 'x', 100.0f}};
+  letters.stop = {"xx"};
+  EXPECT_EQ(Run(*engine, letters).text, "");
+  letters.min_tokens = 3;
+  const Outcome outcome = Run(*engine, letters);
+  EXPECT_EQ(outcome.text, "xxx") << "looked for in the text of later tokens";
+  EXPECT_EQ(outcome.last.finish, FinishReason::kStopSequence);
+  EXPECT_EQ(outcome.tokens.size(), 5u);
+}
+
 TEST_P(Generation, MaxTokensZeroGoesAsFarAsContextAndCacheAllow) {
   EXPECT_EQ(Run(*Create(), Request(500, 1, 0)).tokens.size(), 12u) << "context of 512";
   EXPECT_EQ(Run(*Create(), Request(500, 1, 400)).tokens.size(), 12u);
@@ -217,6 +244,12 @@ TEST_P(Generation, SubmitNamesTheFieldThatIsWrong) {
        }},
       {"prompt: token -1", [](GenerationRequest& r) { r.prompt = {-1}; }},
       {"max_tokens: ", [](GenerationRequest& r) { r.max_tokens = 200; }},
+      {"min_tokens: ", [](GenerationRequest& r) { r.min_tokens = 6; }},
+      {"min_tokens: ",
+       [](GenerationRequest& r) {
+         r.max_tokens = 0;
+         r.min_tokens = 120;
+       }},
       {"stop: ", [](GenerationRequest& r) { r.stop = {""}; }},
       {"stop: ", [](GenerationRequest& r) { r.stop = {"\xC3"}; }},
       {"stop: ", [](GenerationRequest& r) { r.stop.assign(kMaxStopStrings + 1, "x"); }},

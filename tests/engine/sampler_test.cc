@@ -259,5 +259,20 @@ TEST(TopLogprobs, AreTheMostLikelyTokensInOrderTiesById) {
   EXPECT_EQ(TopLogprobs(logits, 100).size(), logits.size());
 }
 
+TEST(Sampler, NeverPicksWhatIsBannedWhateverItsBias) {
+  const std::vector<float> logits = {1, 5, 2, 4};
+  SamplingParams params;
+  params.logit_bias = {{1, 100.0f}};
+  EXPECT_EQ(Sampler(params, {}).Sample(logits), 1);
+  EXPECT_EQ(Sampler(params, {}).Sample(logits, {1}), 3);
+  params.temperature = 2;
+  Sampler drawing(params, {});
+  for (int i = 0; i < 100; ++i) {
+    const int32_t token = drawing.Sample(logits, {1, 3});
+    EXPECT_TRUE(token == 0 || token == 2) << token;
+  }
+  EXPECT_EQ(drawing.Sample(logits), 1) << "a ban holds for one draw";
+}
+
 }  // namespace
 }  // namespace quantloom

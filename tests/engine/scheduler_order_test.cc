@@ -116,7 +116,7 @@ TEST_F(Order, AHigherPriorityTakesTheBlocksOfLowerOnes) {
 }
 
 TEST_F(Order, NobodyIsPreemptedInVain) {
-  Start({.max_running = 8}, /*block_count=*/8);
+  Start({.max_running = 8, .prefill_chunk = 512}, /*block_count=*/8);
   Add({.prompt = 60, .generate = 40, .priority = Priority::kHigh});
   const size_t low = Add({.prompt = 30, .generate = 10, .priority = Priority::kLow});
   Step();

@@ -250,7 +250,7 @@ TEST(Scheduler, APreemptedSequenceFindsWhatItHadComputed) {
 
 TEST(Scheduler, AScoringSequenceSkipsNoPositionWhoseLogitsItWants) {
   BlockAllocator blocks(100, 16);
-  Scheduler scheduler({.score_rows = 40}, blocks);
+  Scheduler scheduler({.prefill_chunk = 512, .score_rows = 40}, blocks);
   Sequence generating = WithPrefix(64, 70);
   scheduler.Enqueue(generating);
   Step(scheduler);

@@ -108,6 +108,23 @@ std::vector<BadGenerate> BadGenerates() {
          for (int i = 0; i <= 1024; ++i) (*Sampling(r).mutable_logit_bias())[i] = 1;
        },
        kInvalid, "sampling.logit_bias", "1024"},
+      {"MinTokensOverMaxTokens",
+       [](R r) {
+         r.set_max_tokens(5);
+         r.set_min_tokens(6);
+       },
+       kInvalid, "min_tokens", "6"},
+      {"MinTokensOverContext",
+       [](R r) {
+         r.set_max_tokens(0);
+         r.set_min_tokens(kTinyContext);
+       },
+       kInvalid, "min_tokens", "4096"},
+      {"UnknownPriority", [](R r) { r.set_priority(static_cast<v1::Priority>(9)); }, kInvalid,
+       "priority", "9"},
+      {"LongClient", [](R r) { r.set_client(std::string(257, 'c')); }, kInvalid, "client", "257"},
+      {"LongSalt", [](R r) { r.mutable_prefix_cache()->set_salt(std::string(257, 's')); }, kInvalid,
+       "prefix_cache.salt", "257"},
       {"TooManyStops",
        [](R r) {
          for (int i = 0; i < 17; ++i) r.add_stop(std::string(1, 'x'));

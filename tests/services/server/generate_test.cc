@@ -85,6 +85,76 @@ TEST_F(GenerateTest, Usage_CountsTokensAndTimes) {
   EXPECT_TRUE(generated.last.usage().has_prefill_time());
 }
 
+TEST_F(GenerateTest, ASharedPrompt_IsComputedOnce) {
+  StartServer();
+  v1::GenerateRequest request = Request("", 5);
+  for (int i = 0; i < 1000; ++i) request.mutable_prompt_tokens()->add_ids(1 + i % 200);
+  const Generated first = Generate(request);
+  ASSERT_TRUE(first.status.ok()) << first.status;
+  EXPECT_EQ(first.last.usage().cached_tokens(), 0u);
+  const uint64_t computed = Stats().prompt_tokens;
+  for (const int32_t id : {5, 6, 7}) request.mutable_prompt_tokens()->add_ids(id);
+  const Generated second = Generate(request);
+  EXPECT_EQ(second.last.usage().prompt_tokens(), 1003u);
+  EXPECT_EQ(second.last.usage().cached_tokens(), 1000u);
+  EXPECT_EQ(Stats().prompt_tokens, computed + 3);
+
+  request.mutable_prefix_cache()->set_disable(true);
+  const Generated unshared = Generate(request);
+  EXPECT_EQ(unshared.last.usage().cached_tokens(), 0u);
+  EXPECT_EQ(unshared.ids(), second.ids());
+  request.mutable_prefix_cache()->set_disable(false);
+  request.mutable_prefix_cache()->set_salt("salt");
+  const Generated salted = Generate(request);
+  EXPECT_EQ(salted.last.usage().cached_tokens(), 0u);
+  EXPECT_EQ(salted.ids(), second.ids());
+}
+
+TEST_F(GenerateTest, Echo_IsThePromptOnTheFirstResponse) {
+  StartServer();
+  v1::GenerateRequest request = Request("hi <|endoftext|>", 3);
+  request.set_echo(true);
+  const Generated generated = Generate(request);
+  ASSERT_TRUE(generated.status.ok()) << generated.status;
+  EXPECT_EQ(generated.first.echo().text(), request.prompt());
+  EXPECT_EQ(generated.first.echo().token_ids_size(),
+            static_cast<int>(generated.last.usage().prompt_tokens()));
+  EXPECT_EQ(generated.echoes, 1);
+  EXPECT_EQ(generated.text, Generate(Request("hi <|endoftext|>", 3)).text);
+}
+
+TEST_F(GenerateTest, MinTokens_HoldOffTheEnd) {
+  StartServer();
+  v1::GenerateRequest request = Request(Prompt(1), 10);
+  request.set_ignore_eos(false);
+  (*request.mutable_sampling()->mutable_logit_bias())[0] = 100;
+  EXPECT_EQ(Generate(request).ids().size(), 1u);
+  request.set_min_tokens(7);
+  const Generated generated = Generate(request);
+  EXPECT_EQ(generated.last.finish_reason(), v1::FINISH_REASON_STOP);
+  EXPECT_EQ(generated.ids().size(), 8u);
+}
+
+TEST_F(GenerateTest, AClientsRequests_AreLimitedByName) {
+  options_.engine.max_client_requests = 1;
+  StartServer();
+  v1::GenerateRequest request = Request(Prompt(1), 2000);
+  request.set_client("greedy");
+  grpc::ClientContext context;
+  const auto stream = generation_->Generate(&context, request);
+  v1::GenerateResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  request.set_max_tokens(2);
+  EXPECT_EQ(Generate(request).status.code(), absl::StatusCode::kResourceExhausted);
+  request.set_client("modest");
+  EXPECT_TRUE(Generate(request).status.ok());
+  request.clear_client();
+  EXPECT_TRUE(Generate(request).status.ok()) << "its address is another client";
+  context.TryCancel();
+  stream->Finish();
+  ExpectIdle();
+}
+
 TEST_F(GenerateTest, MaxTokensZero_FillsTheContext) {
   StartServer();
   v1::GenerateRequest request = Request("", 0);

@@ -152,7 +152,10 @@ TEST_F(ProcessTest, Metrics_TellWhatWasServed) {
   };
   const auto grown = [&](const std::string& name) { return value(name) - before[name]; };
 
-  EXPECT_EQ(grown("quantloom_prompt_tokens_total" + model), 36);
+  EXPECT_EQ(grown("quantloom_prompt_tokens_total" + model), 12 + 1 + 1) << "computed";
+  EXPECT_EQ(grown("quantloom_prefix_cache_hit_tokens_total" + model), 11 + 11);
+  EXPECT_EQ(value("quantloom_kv_cache_usage_ratio" + model), 0);
+  EXPECT_GT(value("quantloom_kv_cache_cached_ratio" + model), 0);
   EXPECT_EQ(grown("quantloom_generated_tokens_total" + model), 90);
   EXPECT_EQ(grown("quantloom_preemptions_total" + model), 0);
   EXPECT_GT(grown("quantloom_weight_bytes_read_total" + model), 90 * 1000);

@@ -35,7 +35,8 @@ Generated ReadStream(v1::GenerationService::Stub& stub, const v1::GenerateReques
   Generated generated;
   v1::GenerateResponse response;
   while (stream->Read(&response)) {
-    ++generated.responses;
+    if (generated.responses++ == 0) generated.first = response;
+    if (response.has_echo()) ++generated.echoes;
     generated.text += response.text();
     for (const v1::GeneratedToken& token : response.tokens()) generated.tokens.push_back(token);
     generated.last = response;

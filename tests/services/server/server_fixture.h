@@ -24,8 +24,10 @@ struct Generated {
   absl::Status status;
   std::string text;
   std::vector<v1::GeneratedToken> tokens;
+  v1::GenerateResponse first;
   v1::GenerateResponse last;
   int responses = 0;
+  int echoes = 0;
 
   std::vector<int32_t> ids() const;
 };
