@@ -8,10 +8,8 @@
 // Prompts are random tokens. Both halves of a ratio come from the same run, since absolute times
 // say more about the machine. Prints percentiles in milliseconds; with --json one line of JSON.
 #include <algorithm>
-#include <atomic>
 #include <condition_variable>
 #include <cstdio>
-#include <functional>
 #include <iostream>
 #include <memory>
 #include <mutex>
@@ -48,7 +46,7 @@ struct Options {
 
 class RandomPrompts {
  public:
-  explicit RandomPrompts(size_t vocab) : vocab_(vocab) {}
+  explicit RandomPrompts(size_t vocab, uint32_t seed = 1) : vocab_(vocab), random_(seed) {}
   std::vector<int32_t> Next(size_t length) {
     std::vector<int32_t> tokens(length);
     for (int32_t& token : tokens) token = static_cast<int32_t>(random_() % vocab_);
@@ -57,7 +55,7 @@ class RandomPrompts {
 
  private:
   size_t vocab_;
-  std::mt19937 random_{1};
+  std::mt19937 random_;
 };
 
 GenerationRequest Request(std::vector<int32_t> prompt, uint32_t tokens, std::string client) {
@@ -91,44 +89,62 @@ double TimeToFirstToken(GenerationEngine& engine, const GenerationRequest& reque
   return absl::ToDoubleSeconds(first - start);
 }
 
-// Streams that send a long prompt again and again, each when the one before has ended.
+// Streams that send a long prompt again and again, each when the one before has ended; until the
+// destructor cancels them.
 class Background {
  public:
   Background(GenerationEngine& engine, const Options& options, RandomPrompts& prompts)
-      : engine_(engine), options_(options), prompts_(prompts) {
-    for (uint32_t i = 0; i < options.background; ++i) Send();
+      : engine_(engine), options_(options), prompts_(prompts), streams_(options.background) {
+    for (size_t i = 0; i < streams_.size(); ++i) Send(i);
   }
-  void Stop() { stopped_ = true; }
+  ~Background() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    stopped_ = true;
+    for (const auto& stream : streams_) stream->Cancel();
+    changed_.wait(lock, [this] { return ended_ == streams_.size(); });
+  }
+  Background(const Background&) = delete;
+  Background& operator=(const Background&) = delete;
 
  private:
-  void Send() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    auto request = Request(prompts_.Next(options_.long_prompt), 64, "background");
-    lock.unlock();
-    const auto stream = engine_.Submit(std::move(request), [this](const GenerationEvent& event) {
-      if (event.last() && !stopped_) Send();
-    });
-    if (!stream.ok()) std::cerr << stream.status() << "\n";
+  void Send(size_t i) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (stopped_) return End();
+    auto stream = engine_.Submit(Request(prompts_.Next(options_.long_prompt), 64, "background"),
+                                 [this, i](const GenerationEvent& event) {
+                                   if (event.last()) Send(i);
+                                 });
+    if (!stream.ok()) {
+      std::cerr << stream.status() << "\n";
+      std::exit(1);
+    }
+    streams_[i] = *std::move(stream);
   }
+  void End() {
+    ++ended_;
+    changed_.notify_all();
+  }
+
   GenerationEngine& engine_;
   const Options& options_;
-  RandomPrompts& prompts_;
   std::mutex mutex_;
-  std::atomic<bool> stopped_{false};
+  std::condition_variable changed_;
+  RandomPrompts& prompts_;
+  std::vector<std::shared_ptr<GenerationStream>> streams_;
+  size_t ended_ = 0;
+  bool stopped_ = false;
 };
 
-std::vector<double> ShortRequests(GenerationEngine& engine, const Options& options,
-                                  RandomPrompts& prompts) {
+// Appends the times to the first token of `count` short prompts, one after the other.
+void SendShort(GenerationEngine& engine, const Options& options, uint32_t count,
+               RandomPrompts& prompts, std::vector<double>& seconds) {
   std::mt19937 random(2);
-  std::vector<double> seconds;
-  for (uint32_t i = 0; i < options.requests; ++i) {
+  for (uint32_t i = 0; i < count; ++i) {
     absl::SleepFor(absl::Milliseconds(random() % 200));  // at any moment of a step
     seconds.push_back(
         TimeToFirstToken(engine, Request(prompts.Next(options.short_prompt), options.generate,
                                          options.own_client ? "short" : "background")));
   }
-  std::sort(seconds.begin(), seconds.end());
-  return seconds;
 }
 
 double Percentile(const std::vector<double>& sorted, double share) {
@@ -168,32 +184,39 @@ int Benchmark(const Options& options) {
     return 1;
   }
   RandomPrompts prompts((*model)->config().vocab_size);
-  RandomPrompts background_prompts((*model)->config().vocab_size);
-  const std::vector<double> alone = ShortRequests(**engine, options, prompts);
-  const EngineStats before = (*engine)->stats();
-  Background background(**engine, options, background_prompts);
-  const absl::Time start = absl::Now();
-  absl::SleepFor(absl::Seconds(1));
-  const std::vector<double> loaded = ShortRequests(**engine, options, prompts);
-  const double elapsed = absl::ToDoubleSeconds(absl::Now() - start);
-  const EngineStats after = (*engine)->stats();
-  background.Stop();
-  (*engine)->Drain(absl::Now());
+  // In turns, so that what else the machine does meets both alike.
+  std::vector<double> alone;
+  std::vector<double> loaded;
+  uint64_t prompt_tokens = 0;
+  absl::Duration elapsed;
+  constexpr uint32_t kTurn = 10;
+  for (uint32_t sent = 0; sent < options.requests; sent += kTurn) {
+    const uint32_t count = std::min(kTurn, options.requests - sent);
+    SendShort(**engine, options, count, prompts, alone);
+    RandomPrompts background_prompts((*model)->config().vocab_size, /*seed=*/100 + sent);
+    const Background background(**engine, options, background_prompts);
+    absl::SleepFor(absl::Seconds(1));
+    const uint64_t before = (*engine)->stats().prompt_tokens;
+    const absl::Time start = absl::Now();
+    SendShort(**engine, options, count, prompts, loaded);
+    elapsed += absl::Now() - start;
+    prompt_tokens += (*engine)->stats().prompt_tokens - before;
+  }
+  std::sort(alone.begin(), alone.end());
+  std::sort(loaded.begin(), loaded.end());
 
   const auto fresh = GenerationEngine::Create(*model, options.limits);
   const auto [first, second] = SharedPrefix(**fresh, options, prompts);
-  const auto rate = [&](uint64_t EngineStats::*count) {
-    return static_cast<double>(after.*count - before.*count) / elapsed;
-  };
   const nlohmann::ordered_json result = {
       {"prefill_chunk", options.limits.prefill_chunk},
       {"alone_p50_ms", 1e3 * Percentile(alone, 0.5)},
       {"alone_p99_ms", 1e3 * Percentile(alone, 0.99)},
       {"loaded_p50_ms", 1e3 * Percentile(loaded, 0.5)},
       {"loaded_p99_ms", 1e3 * Percentile(loaded, 0.99)},
+      {"p50_ratio", Percentile(loaded, 0.5) / Percentile(alone, 0.5)},
       {"p99_ratio", Percentile(loaded, 0.99) / Percentile(alone, 0.99)},
-      {"loaded_prompt_tokens_per_second", rate(&EngineStats::prompt_tokens)},
-      {"loaded_generated_tokens_per_second", rate(&EngineStats::generated_tokens)},
+      {"loaded_prompt_tokens_per_second",
+       static_cast<double>(prompt_tokens) / absl::ToDoubleSeconds(elapsed)},
       {"shared_prefix_first_ms", 1e3 * first},
       {"shared_prefix_second_ms", 1e3 * second},
       {"shared_prefix_ratio", second / first}};

@@ -30,7 +30,9 @@ class Engine final : public GenerationEngine {
         kv_(std::move(kv)),
         scheduler_(scheduler_limits, kv_->blocks()),
         workspace_(model_->model().CreateWorkspace(
-            scheduler_limits.step_tokens,
+            std::min<uint64_t>(
+                scheduler_limits.step_tokens,
+                uint64_t{scheduler_limits.max_running} + scheduler_limits.prefill_chunk),
             scheduler_limits.max_running + scheduler_limits.score_rows)),
         mailbox_(std::make_shared<Mailbox>()) {
     stats_.kv_blocks_total = kv_->blocks().total();

@@ -1,5 +1,6 @@
 // What happens to requests beside giving tokens: cancelled, paused, late, queued, drained.
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <future>
 #include <memory>
@@ -100,6 +101,39 @@ TEST_P(Generation, TheQueueIsBounded) {
   waiting.stream().SetPaused(false);
   running.collector().Wait();
   waiting.collector().Wait();
+}
+
+TEST_P(Generation, OfAThousandStreamsEveryOneEndsWithItsTextOrIsRefused) {
+  constexpr uint32_t kClients = 10;
+  const auto engine = Create({.max_running = 16, .max_waiting = 64, .kv_tokens = 600});
+  std::vector<std::vector<int32_t>> expected;
+  for (uint32_t kind = 0; kind < 5; ++kind)
+    expected.push_back(GreedyByRecomputation(Prompt(5 + 10 * kind, kind), 8));
+  std::atomic<int> served = 0;
+  std::atomic<int> refused = 0;
+  std::vector<std::thread> clients;
+  for (uint32_t client = 0; client < kClients; ++client) {
+    clients.emplace_back([&, client] {
+      std::vector<Collector> collectors(100);
+      std::vector<size_t> accepted;
+      for (size_t i = 0; i < collectors.size(); ++i) {
+        GenerationRequest request = Request(5 + 10 * (i % 5), i % 5, 8);
+        request.standing.client = std::to_string(client);
+        const auto stream = engine->Submit(request, collectors[i].callback());
+        if (stream.ok()) accepted.push_back(i);
+        if (!stream.ok()) {
+          EXPECT_TRUE(absl::IsResourceExhausted(stream.status())) << stream.status();
+          ++refused;
+        }
+      }
+      for (const size_t i : accepted) EXPECT_EQ(collectors[i].Wait().tokens, expected[i % 5]);
+      served += static_cast<int>(accepted.size());
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(served + refused, 1000);
+  EXPECT_GE(served, 80) << "as many as run and wait at once";
+  EXPECT_EQ(engine->stats().kv_blocks_used, 0u);
 }
 
 TEST_P(Generation, OneClientCannotFillTheQueue) {
