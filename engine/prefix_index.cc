@@ -1,6 +1,7 @@
 #include "engine/prefix_index.h"
 
 #include <algorithm>
+#include <cassert>
 #include <utility>
 
 namespace quantloom {
@@ -91,6 +92,7 @@ void PrefixIndex::Insert(int32_t block, const Place& place, absl::Span<const int
 
 void PrefixIndex::Erase(int32_t block) {
   Node& node = nodes_[static_cast<size_t>(block)];
+  assert(node.present && node.children.empty());
   const auto [begin, end] = by_hash_.equal_range(node.hash);
   by_hash_.erase(
       std::find_if(begin, end, [block](const auto& entry) { return entry.second == block; }));

@@ -326,6 +326,8 @@ TEST_P(Generation, SurvivesManyConcurrentClients) {
       for (int round = 0; round < 6; ++round) {
         const uint32_t kind = random() % 4;
         GenerationRequest request = Request(10 + 9 * kind, kind, 40);
+        request.standing.priority = static_cast<Priority>(random() % 3);
+        request.standing.client = std::to_string(client % 3);
         const uint32_t fate = random() % 4;
         if (fate == 1) request.deadline = absl::Now() + absl::Milliseconds(random() % 20);
         Collector collector;
