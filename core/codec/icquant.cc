@@ -1,5 +1,10 @@
-#include "core/codec/icquant.h"
-
+// ICQuant (arXiv 2505.00850): scalar quantization with separate quantizers for each row's inliers
+// and outliers, and gap-coded outlier positions. icquant_matrix.h describes what is stored;
+// docs/icquant.md the bytes and the reasons.
+//
+// Encoding a row: the outliers are its round(gamma cols) largest |w|; levels are fitted to either
+// part (RTN: uniform over its range; k-means: the exact optimum under the columns' importance),
+// rounded to the codebook form's grid and improved there; every weight takes the nearest level.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -17,6 +22,8 @@
 #include "core/codec/icquant_planes.h"
 #include "core/codec/icquant_row.h"
 #include "core/codec/icquant_shared_codebook.h"
+#include "core/codec/plane_set.h"
+#include "core/codec/registry.h"
 #include "core/rounding/hessian_factors.h"
 #include "core/rounding/ldlq.h"
 #include "core/rounding/proxy_loss.h"
@@ -191,52 +198,6 @@ struct Form {
   IcquantSharedCodebook shared;
 };
 
-// The candidate with the least log2(D) / 2 + R on the sample: at high rate an error halves in
-// amplitude per bit, so this is the rate at equal error. D is the weighted relative error, R the
-// form's bits per weight.
-absl::StatusOr<Form> ChooseForm(const Source& source, const IcquantOptions& options,
-                                ThreadTeam& team) {
-  const std::vector<IcquantOptions> candidates = CandidateForms(options, source.largest);
-  if (candidates.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("icquant: codebook=fp16 and range hold |w| up to ", kMaxHalf,
-                     "; there is one of ", source.largest));
-  }
-  if (candidates.size() == 1) {
-    return Form{candidates[0], SharedCodebook(source, candidates[0], team)};
-  }
-  const uint64_t count = std::min(kSampleRows, source.rows);
-  std::vector<double> errors(count);
-  Form best;
-  double best_score = std::numeric_limits<double>::infinity();
-  for (const IcquantOptions& candidate : candidates) {
-    const IcquantSharedCodebook shared = SharedCodebook(source, candidate, team);
-    team.ParallelFor(count, 4, [&](size_t begin, size_t end, int) {
-      Worker worker(candidate, &shared, source.cols);
-      for (size_t i = begin; i < end; ++i) {
-        errors[i] = EncodeRow(source, candidate, SampleRow(i, count, source.rows), worker);
-      }
-    });
-    double error = 0;
-    for (const double row_error : errors) error += row_error;
-    double signal = 0;
-    for (uint64_t i = 0; i < count; ++i) {
-      const absl::Span<const float> row = source.row(SampleRow(i, count, source.rows));
-      for (uint64_t c = 0; c < source.cols; ++c) {
-        signal += source.importance[c] * static_cast<double>(row[c]) * static_cast<double>(row[c]);
-      }
-    }
-    // Errors below float's own resolution all count as that.
-    const double distortion = signal == 0 ? 1 : std::max(error / signal, 1e-14);
-    const double score = Log2(distortion) / 2 + CodebookBits(candidate, source.rows, source.cols);
-    if (score < best_score) {
-      best_score = score;
-      best = {candidate, shared};
-    }
-  }
-  return best;
-}
-
 // Encodes a matrix in a form that was chosen.
 class Encoding {
  public:
@@ -255,6 +216,12 @@ class Encoding {
     }
   }
 
+  // With feedback where there is a Hessian.
+  absl::StatusOr<EncodedMatrix> Run(HessianFactors* hessian) {
+    return hessian == nullptr ? RoundToNearest() : RoundWithFeedback(*hessian);
+  }
+
+ private:
   absl::StatusOr<EncodedMatrix> RoundToNearest() {
     std::vector<double> errors(source_.rows);
     std::vector<double> signals(source_.rows);
@@ -278,12 +245,18 @@ class Encoding {
   // from the targets of those codes, which are spread wider than the weights, and codes anew.
   absl::StatusOr<EncodedMatrix> RoundWithFeedback(HessianFactors& hessian) {
     const Incoherence as_it_is(source_.rows, source_.cols, {.kind = IncoherenceKind::kNone});
-    QL_ASSIGN_OR_RETURN(const auto factored, hessian.Factor(as_it_is, 1, team_));
+    QL_ASSIGN_OR_RETURN(const auto factored,
+                        hessian.Factor(as_it_is, 1, ColumnOrder::kByImportance, team_));
     const BlockLdl& ldl = factored->ldl;
-    const std::vector<float> weights_t =
-        Transposed(source_.weights, source_.rows, source_.cols, team_);
+    const std::vector<float> weights_t = WeightsInOrder(factored->columns);
     std::vector<float> decoded_t(weights_t.size());
-    IcquantColumns columns(source_.rows, source_.cols, parts_, LevelCount());
+    IcquantColumns columns(source_.rows, factored->columns, parts_, LevelCount());
+    // What a column's error against its target costs: the proxy loss is tr(E D E^T).
+    std::vector<float> costs(source_.cols);
+    for (uint64_t i = 0; i < source_.cols; ++i) {
+      costs[factored->columns[i]] = static_cast<float>(ldl.D(i, i));
+    }
+    const std::vector<double> target_importance = PositiveImportance(costs, source_.cols);
     ForEachRow([&](uint64_t r, Worker& worker) {
       worker.row.Split(source_.row(r), source_.importance,
                        IcquantRowOutliers(form_.options.outliers, source_.cols));
@@ -295,7 +268,7 @@ class Encoding {
       ForEachRow([&](uint64_t r, Worker& worker) {
         std::vector<float> targets(source_.cols);
         for (uint64_t c = 0; c < source_.cols; ++c) targets[c] = columns.target(r, c);
-        worker.row.SplitAt(targets, source_.importance, index_.row(r));
+        worker.row.SplitAt(targets, target_importance, index_.row(r));
         FitRow(r, worker, columns);
       });
       Ldlq(ldl, weights_t, source_.rows, columns, absl::MakeSpan(decoded_t), team_);
@@ -307,10 +280,9 @@ class Encoding {
       }
       StoreCodes(r, worker);
     });
-    return Finish(ProxyLoss(hessian.hessian(), weights_t, decoded_t, source_.rows, team_));
+    return Finish(ProxyLoss(factored->hessian, weights_t, decoded_t, source_.rows, team_));
   }
 
- private:
   uint32_t LevelCount() const { return form_.options.bits == 8 ? 255 : 1u << form_.options.bits; }
 
   template <typename Body>  // void(uint64_t row, Worker&)
@@ -318,6 +290,18 @@ class Encoding {
     team_.ParallelFor(source_.rows, 4, [&](size_t begin, size_t end, int id) {
       for (size_t r = begin; r < end; ++r) body(r, workers_[static_cast<size_t>(id)]);
     });
+  }
+
+  // W^T [cols, rows], columns in `order`.
+  std::vector<float> WeightsInOrder(absl::Span<const uint32_t> order) const {
+    std::vector<float> weights_t(source_.weights.size());
+    team_.ParallelFor(source_.cols, 16, [&](size_t begin, size_t end, int) {
+      for (uint64_t r = 0; r < source_.rows; ++r) {
+        const absl::Span<const float> row = source_.row(r);
+        for (size_t i = begin; i < end; ++i) weights_t[i * source_.rows + r] = row[order[i]];
+      }
+    });
+    return weights_t;
   }
 
   void FitRow(uint64_t r, Worker& worker, IcquantColumns& columns) {
@@ -356,6 +340,57 @@ class Encoding {
   std::vector<Worker> workers_;
 };
 
+// Evenly spaced rows of a matrix, as a matrix of their own.
+class SampledRows {
+ public:
+  SampledRows(const Source& source, uint64_t count) : sample_(source) {
+    sample_.rows = std::min(count, source.rows);
+    for (uint64_t i = 0; i < sample_.rows; ++i) {
+      const absl::Span<const float> row = source.row(SampleRow(i, sample_.rows, source.rows));
+      weights_.insert(weights_.end(), row.begin(), row.end());
+    }
+    sample_.weights = weights_;
+  }
+  const Source& source() const { return sample_; }
+
+ private:
+  std::vector<float> weights_;
+  Source sample_;
+};
+
+// The candidate with the least log2(D) / 2 + R: at high rate an error halves in amplitude per bit,
+// so this is the rate at equal error. D is the relative error of a sample encoded in that form, by
+// the rounding that the matrix will be encoded by (feedback spreads the targets wider than the
+// weights, and favours other forms); R the form's bits per weight.
+absl::StatusOr<Form> ChooseForm(const Source& source, const IcquantOptions& options,
+                                HessianFactors* hessian, ThreadTeam& team) {
+  const std::vector<IcquantOptions> candidates = CandidateForms(options, source.largest);
+  if (candidates.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("icquant: codebook=fp16 and range hold |w| up to ", kMaxHalf,
+                     "; there is one of ", source.largest));
+  }
+  if (candidates.size() == 1) {
+    return Form{candidates[0], SharedCodebook(source, candidates[0], team)};
+  }
+  const SampledRows sample(source, kSampleRows);
+  Form best;
+  double best_score = std::numeric_limits<double>::infinity();
+  for (const IcquantOptions& candidate : candidates) {
+    const Form form{candidate, SharedCodebook(source, candidate, team)};
+    QL_ASSIGN_OR_RETURN(const EncodedMatrix encoded,
+                        Encoding(sample.source(), form, team).Run(hessian));
+    // Errors below float's own resolution all count as that.
+    const double distortion = std::clamp(encoded.relative_error, 1e-14, 1e14);
+    const double score = Log2(distortion) / 2 + CodebookBits(candidate, source.rows, source.cols);
+    if (score < best_score) {
+      best_score = score;
+      best = form;
+    }
+  }
+  return best;
+}
+
 class IcquantCodec final : public Codec {
  public:
   explicit IcquantCodec(const IcquantOptions& options) : options_(options) {}
@@ -371,9 +406,9 @@ class IcquantCodec final : public Codec {
     }
     const bool feedback = options.rounding == IcquantRounding::kLdlq && input.hessian != nullptr;
     if (!feedback) options.rounding = IcquantRounding::kNearest;
-    QL_ASSIGN_OR_RETURN(const Form form, ChooseForm(source, options, team));
-    Encoding encoding(source, form, team);
-    return feedback ? encoding.RoundWithFeedback(*input.hessian) : encoding.RoundToNearest();
+    HessianFactors* const hessian = feedback ? input.hessian : nullptr;
+    QL_ASSIGN_OR_RETURN(const Form form, ChooseForm(source, options, hessian, team));
+    return Encoding(source, form, team).Run(hessian);
   }
 
  private:

@@ -9,15 +9,19 @@ constexpr uint32_t kCountedThresholds = 15;
 constexpr size_t kRowGrain = 128;
 }  // namespace
 
-IcquantColumns::IcquantColumns(uint64_t rows, uint64_t cols, uint32_t parts, uint32_t levels)
+IcquantColumns::IcquantColumns(uint64_t rows, absl::Span<const uint32_t> order, uint32_t parts,
+                               uint32_t levels)
     : rows_(rows),
+      place_(order.size()),
       parts_(parts),
       levels_(levels),
       row_stride_(uint64_t{parts} * (2 * levels - 1)),
       tables_(rows * row_stride_),
-      outlier_(rows * cols),
-      codes_(rows * cols),
-      targets_(rows * cols) {}
+      outlier_(rows * order.size()),
+      codes_(rows * order.size()),
+      targets_(rows * order.size()) {
+  for (uint32_t i = 0; i < order.size(); ++i) place_[order[i]] = i;
+}
 
 void IcquantColumns::SetRow(uint64_t row, const IcquantLevels& levels,
                             absl::Span<const uint32_t> outlier_columns) {
@@ -27,7 +31,7 @@ void IcquantColumns::SetRow(uint64_t row, const IcquantLevels& levels,
     table = std::copy_n(thresholds.above.begin(), levels_ - 1, table);
     table = std::copy_n(levels.values[part].begin(), levels_, table);
   }
-  for (const uint32_t c : outlier_columns) outlier_[c * rows_ + row] = 1;
+  for (const uint32_t c : outlier_columns) outlier_[place_[c] * rows_ + row] = 1;
 }
 
 void IcquantColumns::Quantize(uint64_t first_column, uint64_t columns, const float* targets,

@@ -6,10 +6,10 @@
 #include <cstring>
 #include <vector>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/float16.h"
 #include "core/base/status.h"
+#include "core/codec/plane_set.h"
 
 namespace quantloom {
 namespace {
@@ -28,71 +28,6 @@ uint32_t LoadU32(const uint8_t* plane, uint64_t i) {
   return value;
 }
 
-uint64_t Padded(uint64_t bytes) {
-  const uint64_t mask = IcquantMatrix::kPlaneAlignment - 1;
-  return (bytes + mask) & ~mask;
-}
-
-bool AllZero(absl::Span<const uint8_t> bytes) {
-  return std::all_of(bytes.begin(), bytes.end(), [](uint8_t byte) { return byte == 0; });
-}
-
-// The planes given, each of which must be taken exactly once.
-class PlaneSet {
- public:
-  explicit PlaneSet(absl::Span<const PlaneView> planes) : planes_(planes) {}
-
-  // The bytes of a plane that holds `bytes` bytes of content, padded.
-  absl::StatusOr<const uint8_t*> Take(absl::string_view name, DType dtype, uint64_t bytes) {
-    const PlaneView* plane = nullptr;
-    for (const PlaneView& candidate : planes_) {
-      if (candidate.name != name) continue;
-      if (plane != nullptr) return Corrupt(name, "is there twice");
-      plane = &candidate;
-    }
-    if (plane == nullptr) return Corrupt(name, "is missing");
-    if (plane->dtype != dtype) {
-      return Corrupt(
-          name, absl::StrCat("has type ", DTypeName(plane->dtype), ", not ", DTypeName(dtype)));
-    }
-    const uint64_t padded = Padded(bytes);
-    if (plane->bytes.size() != padded || plane->shape.size() != 1 ||
-        plane->shape[0] != padded / DTypeSize(dtype)) {
-      return Corrupt(name,
-                     absl::StrCat("has ", plane->bytes.size(), " bytes or another shape, not [",
-                                  padded / DTypeSize(dtype), "] with ", padded, " bytes"));
-    }
-    if (!AllZero(plane->bytes.subspan(bytes))) return Corrupt(name, "has padding that is not zero");
-    ++taken_;
-    content_bytes_ += bytes;
-    stored_bytes_ += padded;
-    return plane->bytes.data();
-  }
-
-  absl::Status CheckAllTaken(absl::Span<const absl::string_view> known) const {
-    if (taken_ == planes_.size()) return absl::OkStatus();
-    for (const PlaneView& plane : planes_) {
-      if (std::find(known.begin(), known.end(), plane.name) == known.end()) {
-        return Corrupt(absl::CEscape(plane.name), "is not one of an icquant matrix");
-      }
-    }
-    return absl::DataLossError("there are more planes than the recipe calls for");
-  }
-
-  static absl::Status Corrupt(absl::string_view plane, absl::string_view reason) {
-    return absl::DataLossError(absl::StrCat("plane '", plane, "' ", reason));
-  }
-
-  uint64_t content_bytes() const { return content_bytes_; }
-  uint64_t stored_bytes() const { return stored_bytes_; }
-
- private:
-  absl::Span<const PlaneView> planes_;
-  size_t taken_ = 0;
-  uint64_t content_bytes_ = 0;
-  uint64_t stored_bytes_ = 0;
-};
-
 }  // namespace
 
 IcquantMatrix::IcquantMatrix(const IcquantOptions& options, uint64_t rows, uint64_t cols)
@@ -109,10 +44,7 @@ absl::StatusOr<std::unique_ptr<IcquantMatrix>> IcquantMatrix::Open(
     return absl::InvalidArgumentError(
         absl::StrCat("icquant: '", options.ToRecipe(), "' leaves choices to the encoder"));
   }
-  if (rows == 0 || cols == 0 || rows > kMaxMatrixDimension || cols > kMaxMatrixDimension) {
-    return absl::InvalidArgumentError(absl::StrCat("icquant: shape [", rows, ", ", cols,
-                                                   "]: each must be 1 to ", kMaxMatrixDimension));
-  }
+  QL_RETURN_IF_ERROR(CheckShape("icquant", rows, cols));
   if (options.outliers > 0 && IcquantRowOutliers(options.outliers, cols) == 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("icquant: outliers=", options.outliers, " is none of ", cols, " columns"));
@@ -172,9 +104,7 @@ absl::Status IcquantMatrix::SetPlanes(absl::Span<const PlaneView> planes) {
     case IcquantCodebook::kAuto:
       return absl::InternalError("icquant: unresolved codebook");
   }
-  static constexpr absl::string_view kKnown[] = {"codes",    "index", "index_counts", "index_base",
-                                                 "codebook", "scale", "offset",       "range"};
-  QL_RETURN_IF_ERROR(set.CheckAllTaken(kKnown));
+  QL_RETURN_IF_ERROR(set.CheckAllTaken());
 
   stored_bytes_ = set.stored_bytes();
   const double weights = static_cast<double>(rows()) * static_cast<double>(cols());
@@ -197,8 +127,8 @@ absl::Status IcquantMatrix::CheckIndex() const {
   uint64_t symbol = 0;
   for (uint64_t row = 0; row < rows(); ++row) {
     if (row % kBaseRows == 0 && LoadU32(index_base_, row / kBaseRows) != symbol) {
-      return PlaneSet::Corrupt("index_base",
-                               absl::StrCat("does not agree with index_counts at row ", row));
+      return CorruptPlane("index_base",
+                          absl::StrCat("does not agree with index_counts at row ", row));
     }
     uint64_t row_outliers = 0;
     for (uint64_t segment = 0; segment < segments_; ++segment) {
@@ -208,7 +138,7 @@ absl::Status IcquantMatrix::CheckIndex() const {
       const uint32_t count = index_counts_[row * segments_ + segment];
       uint32_t outliers = 0;
       if (!CheckSegment(index_, options_.index_bits, symbol, count, width, &outliers)) {
-        return PlaneSet::Corrupt(
+        return CorruptPlane(
             "index", absl::StrCat("has an outlier past the last column or a stray escape in row ",
                                   row, ", columns ", begin, " to ", begin + width - 1));
       }
@@ -216,15 +146,15 @@ absl::Status IcquantMatrix::CheckIndex() const {
       symbol += count;
     }
     if (row_outliers > limit) {
-      return PlaneSet::Corrupt("index", absl::StrCat("has ", row_outliers, " outliers in row ", row,
-                                                     ", more than the recipe's ", limit));
+      return CorruptPlane("index", absl::StrCat("has ", row_outliers, " outliers in row ", row,
+                                                ", more than the recipe's ", limit));
     }
   }
   const uint64_t used_bits = symbols_ * static_cast<uint64_t>(options_.index_bits) % 8;
   if (used_bits != 0) {
     const uint64_t last = symbols_ * static_cast<uint64_t>(options_.index_bits) / 8;
     if (index_[last] >> used_bits != 0) {
-      return PlaneSet::Corrupt("index", "has padding that is not zero");
+      return CorruptPlane("index", "has padding that is not zero");
     }
   }
   return absl::OkStatus();
@@ -237,8 +167,8 @@ absl::Status IcquantMatrix::CheckLevels() const {
     const uint64_t count = rows() * (range ? (has_outliers() ? 6 : 2) : levels());
     for (uint64_t i = 0; i < count; ++i) {
       if (!std::isfinite(HalfToFloat(LoadU16(plane, i)))) {
-        return PlaneSet::Corrupt(range ? "range" : "codebook",
-                                 absl::StrCat("has a value that is not finite at ", i));
+        return CorruptPlane(range ? "range" : "codebook",
+                            absl::StrCat("has a value that is not finite at ", i));
       }
     }
     return absl::OkStatus();
@@ -252,14 +182,14 @@ absl::Status IcquantMatrix::CheckLevels() const {
   }
   const int8_t* lowest = std::min_element(q, q + q_count);
   if (*lowest < -127) {
-    return PlaneSet::Corrupt(options_.bits == 8 ? "codes" : "codebook",
-                             absl::StrCat("has the value -128 at ", lowest - q));
+    return CorruptPlane(options_.bits == 8 ? "codes" : "codebook",
+                        absl::StrCat("has the value -128 at ", lowest - q));
   }
   for (uint64_t row = 0; row < rows(); ++row) {
     const float s = scale(row);
     if (!(s >= 0) || !std::isfinite(s * 127 + std::fabs(offset(row)))) {
-      return PlaneSet::Corrupt("scale",
-                               absl::StrCat("is negative, or a level is not finite, in row ", row));
+      return CorruptPlane("scale",
+                          absl::StrCat("is negative, or a level is not finite, in row ", row));
     }
   }
   return absl::OkStatus();

@@ -1,5 +1,5 @@
 // A stored ICQuant matrix (arXiv 2505.00850): its planes, and a validated view of them that kernels
-// build on. docs/icquant.md describes the bytes; core/codec/icquant.h encodes.
+// build on. docs/icquant.md describes the bytes; core/codec/icquant.cc encodes.
 //
 // Every weight has an n-bit code. Per row, a few columns are outliers; outliers and inliers are
 // decoded by two tables ("parts") of 2^n levels each: level index = part << n | code, part 1 for
@@ -73,8 +73,6 @@ class IcquantMatrix final : public PackedMatrix {
  public:
   // Rows that share one entry of plane index_base.
   static constexpr uint64_t kBaseRows = 64;
-  // Planes' sizes are multiples of this.
-  static constexpr uint64_t kPlaneAlignment = 64;
 
   // `options` must be resolved. INVALID_ARGUMENT for options or a shape that are wrong; DATA_LOSS
   // for planes that contradict them.

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/codec/gap_code.h"
+#include "core/codec/plane_set.h"
 
 namespace quantloom {
 namespace {
@@ -17,16 +18,6 @@ void Store(Plane& plane, uint64_t first, const T* values, uint64_t count) {
 }
 
 }  // namespace
-
-Plane NewPlane(absl::string_view name, DType dtype, uint64_t bytes) {
-  constexpr uint64_t kMask = IcquantMatrix::kPlaneAlignment - 1;
-  Plane plane;
-  plane.name = std::string(name);
-  plane.dtype = dtype;
-  plane.bytes.resize((bytes + kMask) & ~kMask);
-  plane.shape = {plane.bytes.size() / DTypeSize(dtype)};
-  return plane;
-}
 
 IcquantLevelPlanes::IcquantLevelPlanes(const IcquantOptions& options, uint64_t rows)
     : options_(options), parts_(options.outliers > 0 ? 2 : 1) {

@@ -11,9 +11,6 @@
 
 namespace quantloom {
 
-// A plane of `bytes` zero bytes, padded.
-Plane NewPlane(absl::string_view name, DType dtype, uint64_t bytes);
-
 // The planes of the rows' levels.
 class IcquantLevelPlanes {
  public:

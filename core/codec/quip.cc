@@ -1,5 +1,8 @@
-#include "core/codec/quip.h"
-
+// QuIP# (arXiv 2402.04396): E8P lattice codebooks on an incoherent matrix, 8 weights of a row at a
+// time. e8p.h is the quantizer, tile_code.h the rest; docs/tile-codecs.md the bytes.
+//
+// A tile is 1 x 8: the E8P code (16 bits, little-endian), then at 3 bits the second stage's 8 bits
+// and at 4 bits its 16.
 #include <algorithm>
 #include <memory>
 #include <utility>
@@ -9,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status.h"
 #include "core/codec/e8p.h"
+#include "core/codec/registry.h"
 #include "core/codec/tile_code.h"
 
 namespace quantloom {

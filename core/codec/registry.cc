@@ -4,19 +4,15 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status.h"
-#include "core/codec/icquant.h"
-#include "core/codec/qtip.h"
-#include "core/codec/quip.h"
 
 namespace quantloom {
 namespace {
 
 const std::vector<CodecRegistration>& Registrations() {
-  static const auto* const kRegistrations = new std::vector<CodecRegistration>{
-      IcquantRegistration(),
-      QtipRegistration(),
-      QuipRegistration(),
-  };
+#define QUANTLOOM_REGISTER_CODEC(Name) Name##Registration(),
+  static const auto* const kRegistrations =
+      new std::vector<CodecRegistration>{QUANTLOOM_CODECS(QUANTLOOM_REGISTER_CODEC)};
+#undef QUANTLOOM_REGISTER_CODEC
   return *kRegistrations;
 }
 

@@ -1,5 +1,5 @@
-// The list of codecs. Adding one: a unit that offers a CodecRegistration, and its line in
-// registry.cc. docs/adding-a-codec.md walks through it.
+// The list of codecs. Adding one: its file, which defines `CodecRegistration <Name>Registration()`,
+// and its line in QUANTLOOM_CODECS. docs/adding-a-codec.md walks through it.
 #pragma once
 
 #include <memory>
@@ -19,5 +19,15 @@ struct CodecRegistration {
                                                         uint64_t cols,
                                                         absl::Span<const PlaneView> planes);
 };
+
+#define QUANTLOOM_CODECS(CODEC) \
+  CODEC(Icquant)                \
+  CODEC(Qtip)                   \
+  CODEC(Quip)                   \
+  CODEC(Rtn)
+
+#define QUANTLOOM_DECLARE_CODEC(Name) CodecRegistration Name##Registration();
+QUANTLOOM_CODECS(QUANTLOOM_DECLARE_CODEC)
+#undef QUANTLOOM_DECLARE_CODEC
 
 }  // namespace quantloom

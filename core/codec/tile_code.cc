@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status.h"
 #include "core/codec/encode_input.h"
+#include "core/codec/plane_set.h"
 #include "core/rounding/hessian_factors.h"
 #include "core/rounding/ldlq.h"
 #include "core/rounding/proxy_loss.h"
@@ -16,15 +17,12 @@
 namespace quantloom {
 namespace {
 
-constexpr uint64_t kAlignment = 64;
 // The scale is searched on this many rows, which under LDLQ are independent of the others, between
 // these multiples of the one that gives input_rms(): Gaussian weights have their optimum at 1.
 constexpr uint64_t kScaleRows = 16;
 constexpr double kScaleFrom = 0.85;
 constexpr double kScaleTo = 1.25;
 constexpr int kScaleSteps = 5;
-
-uint64_t RoundUp(uint64_t n, uint64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 uint64_t TilesOf(uint64_t size, uint64_t tile) { return (size + tile - 1) / tile; }
 
@@ -86,18 +84,6 @@ double RootMeanSquare(absl::Span<const float> values) {
   return std::sqrt(sum / static_cast<double>(values.size()));
 }
 
-// sum (a - b)^2 / sum a^2, 0 for a = 0.
-double RelativeError(absl::Span<const float> a, absl::Span<const float> b) {
-  double error = 0, signal = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double value = static_cast<double>(a[i]);
-    const double miss = value - static_cast<double>(b[i]);
-    error += miss * miss;
-    signal += value * value;
-  }
-  return signal == 0 ? 0 : error / signal;
-}
-
 // Encodes W~, given as W~^T [cols, rows].
 class Encoding {
  public:
@@ -127,7 +113,7 @@ class Encoding {
     std::vector<float> decoded_t(weights_t.size());
     if (hessian_ == nullptr) {
       RoundToNearest(weights_t, rows, columns, absl::MakeSpan(decoded_t), team_);
-      result.loss = RelativeError(weights_t, decoded_t);
+      result.loss = RelativeError(weights_t, decoded_t, rows, {});
     } else {
       Ldlq(hessian_->ldl, weights_t, rows, columns, absl::MakeSpan(decoded_t), team_);
       result.loss = ProxyLoss(hessian_->hessian, weights_t, decoded_t, rows, team_);
@@ -188,33 +174,18 @@ class TileMatrix final : public PackedMatrix {
         incoherence_(rows, cols, options.incoherence) {}
 
   absl::Status SetPlanes(absl::Span<const PlaneView> planes) {
-    const PlaneView* codes = nullptr;
-    const PlaneView* scale = nullptr;
-    for (const PlaneView& plane : planes) {
-      if (plane.name == "codes" && codes == nullptr) {
-        codes = &plane;
-      } else if (plane.name == "scale" && scale == nullptr) {
-        scale = &plane;
-      } else {
-        return absl::DataLossError(absl::StrCat("plane '", plane.name, "' is not expected"));
-      }
-    }
-    QL_RETURN_IF_ERROR(Check(codes, "codes", DType::kU8, RoundUp(grid_.bytes(), kAlignment)));
-    QL_RETURN_IF_ERROR(Check(scale, "scale", DType::kF32, kAlignment));
-    QL_RETURN_IF_ERROR(CheckPadding(*codes, grid_.bytes()));
-    QL_RETURN_IF_ERROR(CheckPadding(*scale, sizeof(float)));
-    std::memcpy(&scale_, scale->bytes.data(), sizeof(float));
+    PlaneSet set(planes);
+    QL_ASSIGN_OR_RETURN(codes_, set.Take("codes", DType::kU8, grid_.bytes()));
+    QL_ASSIGN_OR_RETURN(const uint8_t* scale, set.Take("scale", DType::kF32, sizeof(float)));
+    QL_RETURN_IF_ERROR(set.CheckAllTaken());
+    std::memcpy(&scale_, scale, sizeof(float));
     if (!(std::isfinite(scale_) && scale_ >= 0)) {
-      return absl::DataLossError(absl::StrCat("plane 'scale': ", scale_, " is no scale"));
+      return CorruptPlane("scale", absl::StrCat("has ", scale_, ", which is no scale"));
     }
-    codes_ = codes->bytes.data();
     const double weights = static_cast<double>(rows()) * static_cast<double>(cols());
     bits_.codes = 8.0 * static_cast<double>(grid_.bytes()) / weights;
     bits_.codebooks = 8.0 * sizeof(float) / weights;
-    bits_.padding = 8.0 *
-                    static_cast<double>(codes->bytes.size() + scale->bytes.size() - grid_.bytes() -
-                                        sizeof(float)) /
-                    weights;
+    bits_.padding = 8.0 * static_cast<double>(set.stored_bytes() - set.content_bytes()) / weights;
     return absl::OkStatus();
   }
 
@@ -244,28 +215,6 @@ class TileMatrix final : public PackedMatrix {
   BitBreakdown bits() const override { return bits_; }
 
  private:
-  static absl::Status Check(const PlaneView* plane, absl::string_view name, DType dtype,
-                            uint64_t bytes) {
-    if (plane == nullptr) {
-      return absl::DataLossError(absl::StrCat("plane '", name, "' is missing"));
-    }
-    if (plane->dtype != dtype || plane->bytes.size() != bytes ||
-        plane->shape != std::vector<uint64_t>{bytes / DTypeSize(dtype)}) {
-      return absl::DataLossError(
-          absl::StrCat("plane '", name, "': expected ", bytes, " bytes of ", DTypeName(dtype)));
-    }
-    return absl::OkStatus();
-  }
-
-  static absl::Status CheckPadding(const PlaneView& plane, uint64_t used) {
-    for (const uint8_t byte : plane.bytes.subspan(used)) {
-      if (byte != 0) {
-        return absl::DataLossError(absl::StrCat("plane '", plane.name, "': padding is not zero"));
-      }
-    }
-    return absl::OkStatus();
-  }
-
   std::unique_ptr<const TileCode> code_;
   TileGrid grid_;
   Incoherence incoherence_;
@@ -289,7 +238,8 @@ absl::StatusOr<EncodedMatrix> EncodeTiles(const TileCode& code, const TileOption
   const std::vector<float> weights_t = Transposed(weights, input.rows, input.cols, team);
   std::shared_ptr<const FactoredHessian> hessian;
   if (resolved.ldlq) {
-    QL_ASSIGN_OR_RETURN(hessian, input.hessian->Factor(incoherence, code.tile_cols(), team));
+    QL_ASSIGN_OR_RETURN(
+        hessian, input.hessian->Factor(incoherence, code.tile_cols(), ColumnOrder::kStored, team));
   }
   Encoding::Result result =
       Encoding(code, hessian.get(), input.rows, input.cols, team).Run(weights_t);
@@ -298,11 +248,9 @@ absl::StatusOr<EncodedMatrix> EncodeTiles(const TileCode& code, const TileOption
   resolved.AddTo(recipe, /*resolved=*/true);
   encoded.recipe = recipe.ToString();
   encoded.relative_error = result.loss;
-  Plane codes{"codes", DType::kU8, {}, std::move(result.codes)};
-  codes.bytes.resize(RoundUp(codes.bytes.size(), kAlignment));
-  codes.shape = {codes.bytes.size()};
-  Plane scale{"scale", DType::kF32, {kAlignment / sizeof(float)}, {}};
-  scale.bytes.resize(kAlignment);
+  Plane codes = NewPlane("codes", DType::kU8, result.codes.size());
+  std::copy(result.codes.begin(), result.codes.end(), codes.bytes.begin());
+  Plane scale = NewPlane("scale", DType::kF32, sizeof(float));
   std::memcpy(scale.bytes.data(), &result.scale, sizeof(float));
   encoded.planes.push_back(std::move(codes));
   encoded.planes.push_back(std::move(scale));
@@ -346,10 +294,7 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> OpenTiles(std::unique_ptr<const Ti
                                                         const Recipe& recipe, uint64_t rows,
                                                         uint64_t cols,
                                                         absl::Span<const PlaneView> planes) {
-  if (rows == 0 || cols == 0 || rows > kMaxMatrixDimension || cols > kMaxMatrixDimension) {
-    return absl::InvalidArgumentError(absl::StrCat(recipe.codec, ": shape [", rows, ", ", cols,
-                                                   "]: each must be 1 to ", kMaxMatrixDimension));
-  }
+  QL_RETURN_IF_ERROR(CheckShape(recipe.codec, rows, cols));
   // Before anything is allocated for a shape that a file claims.
   uint64_t stored = 0;
   for (const PlaneView& plane : planes) stored += plane.bytes.size();

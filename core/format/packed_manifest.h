@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "core/base/dtype.h"
 #include "core/codec/codec.h"
+#include "core/codec/plane_set.h"
 
 namespace quantloom {
 
@@ -77,12 +78,9 @@ std::string SealManifest(absl::string_view object);
 std::string TensorInfoToText(const PackedTensorInfo& info);
 absl::StatusOr<PackedTensorInfo> ParseTensorInfo(absl::string_view text);
 
-// Planes begin at multiples of this in their file, bytes.
-inline constexpr uint64_t kPlaneAlignment = 64;
-// Zero bytes that follow a plane of `bytes` bytes.
-constexpr uint64_t PlanePadding(uint64_t bytes) {
-  return (kPlaneAlignment - bytes % kPlaneAlignment) % kPlaneAlignment;
-}
+// Zero bytes that follow a plane of `bytes` bytes, so that the next begins at a multiple of
+// kPlaneAlignment in its file.
+constexpr uint64_t PlanePadding(uint64_t bytes) { return PaddedPlaneBytes(bytes) - bytes; }
 
 // The safetensors names of a plane and of the padding that follows it.
 std::string StoredPlaneName(absl::string_view tensor, absl::string_view plane);

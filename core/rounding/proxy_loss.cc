@@ -105,4 +105,22 @@ double ProxyLoss(const Hessian& hessian, absl::Span<const float> weights_t,
   return loss > 0 ? std::numeric_limits<double>::infinity() : 0.0;
 }
 
+double RelativeError(absl::Span<const float> weights_t, absl::Span<const float> decoded_t,
+                     uint64_t rows, absl::Span<const float> importance) {
+  double error = 0, signal = 0;
+  for (uint64_t c = 0; c * rows < weights_t.size(); ++c) {
+    double column_error = 0, column_signal = 0;
+    for (uint64_t i = c * rows; i < (c + 1) * rows; ++i) {
+      const double value = static_cast<double>(weights_t[i]);
+      const double miss = value - static_cast<double>(decoded_t[i]);
+      column_error += miss * miss;
+      column_signal += value * value;
+    }
+    const double weight = importance.empty() ? 1 : static_cast<double>(importance[c]);
+    error += weight * column_error;
+    signal += weight * column_signal;
+  }
+  return signal == 0 ? 0 : error / signal;
+}
+
 }  // namespace quantloom

@@ -17,4 +17,9 @@ namespace quantloom {
 double ProxyLoss(const Hessian& hessian, absl::Span<const float> weights_t,
                  absl::Span<const float> decoded_t, uint64_t rows, ThreadTeam& team);
 
+// What is known without a Hessian: sum_c h_c |w_c - what_c|^2 / sum_c h_c |w_c|^2 over columns c, h
+// their `importance` [cols], all alike where it is empty. 0 where the denominator is.
+double RelativeError(absl::Span<const float> weights_t, absl::Span<const float> decoded_t,
+                     uint64_t rows, absl::Span<const float> importance);
+
 }  // namespace quantloom

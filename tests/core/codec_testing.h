@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <memory>
@@ -31,6 +32,11 @@ inline std::vector<PlaneView> Views(const std::vector<Plane>& planes) {
   std::vector<PlaneView> views;
   for (const Plane& plane : planes) views.push_back(plane.view());
   return views;
+}
+
+inline const Plane& PlaneNamed(const EncodedMatrix& encoded, absl::string_view name) {
+  return *std::find_if(encoded.planes.begin(), encoded.planes.end(),
+                       [&](const Plane& plane) { return plane.name == name; });
 }
 
 // What Encode returned, opened as a reader would.

@@ -70,7 +70,7 @@ INSTANTIATE_TEST_SUITE_P(
             [](EncodedMatrix& e) {
               e.planes.push_back({"scale", DType::kBF16, {32}, std::vector<uint8_t>(64)});
             },
-            "more planes"},
+            "not one that the recipe calls for"},
         CorruptionCase{"PlaneTwice", kInt8,
                        [](EncodedMatrix& e) { e.planes.push_back(e.planes[0]); },
                        "'codes' is there twice"},

@@ -64,11 +64,6 @@ double PlainProxyLoss(const Hessian& hessian, const std::vector<float>& weights,
   return error / signal;
 }
 
-const Plane& PlaneNamed(const EncodedMatrix& encoded, absl::string_view name) {
-  return *std::find_if(encoded.planes.begin(), encoded.planes.end(),
-                       [&](const Plane& plane) { return plane.name == name; });
-}
-
 class IcquantFeedbackTest : public ::testing::TestWithParam<const char*> {
  protected:
   std::vector<float> weights_ = GaussianWeights(kRows * kCols, 5);

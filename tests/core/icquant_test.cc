@@ -1,6 +1,4 @@
 // ICQuant: what is encoded decodes, to the nearest levels, at the published distortion.
-#include "core/codec/icquant.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -15,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/float16.h"
+#include "core/codec/icquant_matrix.h"
 #include "tests/core/codec_testing.h"
 
 namespace quantloom {

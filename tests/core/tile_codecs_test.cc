@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/codec/plane_set.h"
 #include "core/rounding/hessian_factors.h"
 #include "core/rounding/proxy_loss.h"
 #include "core/transform/incoherence.h"
@@ -200,7 +201,7 @@ TEST_P(TileCodecsTest, RejectsPlanesThatContradictTheRecipe) {
   bad.planes.pop_back();
   EXPECT_THAT(std::string(status(bad).message()), HasSubstr("'scale' is missing"));
   bad = good;
-  bad.planes[0].name = "extra";
+  bad.planes.push_back(NewPlane("extra", DType::kU8, 1));
   EXPECT_THAT(std::string(status(bad).message()), HasSubstr("'extra'"));
   bad = good;
   bad.planes[1].bytes[63] = 1;

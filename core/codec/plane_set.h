@@ -1,0 +1,54 @@
+// Making planes, and reading back those of a stored matrix with every check that codecs share.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "core/codec/codec.h"
+
+namespace quantloom {
+
+// Planes are one-dimensional, and their sizes multiples of this: each starts at such a multiple
+// when they are stored one after the other.
+inline constexpr uint64_t kPlaneAlignment = 64;
+
+constexpr uint64_t PaddedPlaneBytes(uint64_t bytes) {
+  return (bytes + kPlaneAlignment - 1) / kPlaneAlignment * kPlaneAlignment;
+}
+
+// A plane of `bytes` zero bytes, padded.
+Plane NewPlane(absl::string_view name, DType dtype, uint64_t bytes);
+
+// INVALID_ARGUMENT, beginning with the codec's name, unless both are 1 .. kMaxMatrixDimension.
+absl::Status CheckShape(absl::string_view codec, uint64_t rows, uint64_t cols);
+
+// DATA_LOSS: "plane 'NAME' REASON".
+absl::Status CorruptPlane(absl::string_view plane, absl::string_view reason);
+
+// The planes of a stored matrix, each of which must be taken exactly once.
+class PlaneSet {
+ public:
+  explicit PlaneSet(absl::Span<const PlaneView> planes) : planes_(planes) {}
+
+  // The bytes of a plane that holds `bytes` bytes of content. DATA_LOSS unless it is there once,
+  // with this type, padded by zeros.
+  absl::StatusOr<const uint8_t*> Take(absl::string_view name, DType dtype, uint64_t bytes);
+  // DATA_LOSS naming a plane that was not taken.
+  absl::Status CheckAllTaken() const;
+
+  // Of the planes taken, without and with padding.
+  uint64_t content_bytes() const { return content_bytes_; }
+  uint64_t stored_bytes() const { return stored_bytes_; }
+
+ private:
+  absl::Span<const PlaneView> planes_;
+  std::vector<absl::string_view> taken_;
+  uint64_t content_bytes_ = 0;
+  uint64_t stored_bytes_ = 0;
+};
+
+}  // namespace quantloom
