@@ -37,6 +37,9 @@ struct Recipe {
   std::string ToString() const;
 };
 
+// The shortest decimal that reads back as the same number: how recipes spell one.
+std::string ShortestDecimal(double value);
+
 // A matrix has at most this many rows or columns, so that no plane's size overflows.
 inline constexpr uint64_t kMaxMatrixDimension = (uint64_t{1} << 31) - 1;
 

@@ -17,7 +17,7 @@ bool CheckSegment(const uint8_t* stream, int index_bits, uint64_t first, uint32_
                   uint32_t width, uint32_t* outliers) {
   uint32_t found = 0;
   uint32_t last = 0;
-  ForEachSegmentOutlier(stream, index_bits, first, count, [&](uint32_t column) {
+  ForEachSegmentOutlier(stream, index_bits, first, count, [&](uint32_t column, uint32_t) {
     ++found;
     last = column;
   });

@@ -37,9 +37,9 @@ constexpr uint32_t GapSymbol(const uint8_t* stream, int index_bits, uint64_t ind
   return (word >> shift) & ((1u << index_bits) - 1u);
 }
 
-// Calls visit(column) for each outlier of a segment, in ascending order; `column` counts from the
-// segment's start. `first` is the index of the segment's first symbol, `count` its symbols. Trusts
-// the stream: columns beyond 255 come only from one that CheckSegment refuses.
+// Calls visit(column, symbol) for each outlier of a segment, in ascending order; both count from
+// the segment's start. `first` is the index of the segment's first symbol, `count` its symbols.
+// Trusts the stream: columns beyond 255 come only from one that CheckSegment refuses.
 template <typename Visit>
 constexpr void ForEachSegmentOutlier(const uint8_t* stream, int index_bits, uint64_t first,
                                      uint32_t count, Visit visit) {
@@ -51,7 +51,7 @@ constexpr void ForEachSegmentOutlier(const uint8_t* stream, int index_bits, uint
       next += escape;
     } else {
       next += symbol;
-      visit(next - 1);
+      visit(next - 1, i);
     }
   }
 }

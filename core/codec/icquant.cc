@@ -22,6 +22,8 @@
 #include "core/codec/icquant_planes.h"
 #include "core/codec/icquant_row.h"
 #include "core/codec/icquant_shared_codebook.h"
+#include "core/codec/icquant_tiles.h"
+#include "core/codec/outlier_index.h"
 #include "core/codec/plane_set.h"
 #include "core/codec/registry.h"
 #include "core/rounding/hessian_factors.h"
@@ -112,7 +114,7 @@ struct Worker {
 // Splits, fits and codes one row; returns its weighted error.
 double EncodeRow(const Source& source, const IcquantOptions& options, uint64_t r, Worker& worker) {
   const absl::Span<const float> weights = source.row(r);
-  worker.row.Split(weights, source.importance, IcquantRowOutliers(options.outliers, source.cols));
+  worker.row.Split(weights, source.importance, RowOutliers(options.outliers, source.cols));
   worker.fitter.Fit(worker.row, worker.levels);
   const int first_code = FirstCode(options);
   AssignNearest(weights, worker.row.outlier_columns(), worker.levels, first_code,
@@ -125,7 +127,7 @@ IcquantSharedCodebook SharedCodebook(const Source& source, const IcquantOptions&
                                      ThreadTeam& team) {
   if (options.codebook != IcquantCodebook::kTensor) return {};
   const uint64_t count = std::clamp<uint64_t>(kTrainingWeights / source.cols, 1, source.rows);
-  const uint64_t outliers = IcquantRowOutliers(options.outliers, source.cols);
+  const uint64_t outliers = RowOutliers(options.outliers, source.cols);
   return TrainSharedCodebook(
       options, count,
       [&](uint64_t i, IcquantRow& row) {
@@ -209,7 +211,7 @@ class Encoding {
         code_row_bytes_(CodeRowBytes(form.options.bits, source.cols)),
         codes_(NewPlane("codes", DType::kU8, source.rows * code_row_bytes_)),
         level_planes_(form.options, source.rows),
-        index_(source.rows, source.cols, IcquantRowOutliers(form.options.outliers, source.cols)) {
+        index_(source.rows, source.cols, RowOutliers(form.options.outliers, source.cols)) {
     workers_.reserve(team.size());
     for (int i = 0; i < team.size(); ++i) {
       workers_.emplace_back(form.options, &form.shared, source.cols);
@@ -259,7 +261,7 @@ class Encoding {
     const std::vector<double> target_importance = PositiveImportance(costs, source_.cols);
     ForEachRow([&](uint64_t r, Worker& worker) {
       worker.row.Split(source_.row(r), source_.importance,
-                       IcquantRowOutliers(form_.options.outliers, source_.cols));
+                       RowOutliers(form_.options.outliers, source_.cols));
       index_.SetRow(r, worker.row.outlier_columns());
       FitRow(r, worker, columns);
     });
@@ -322,7 +324,8 @@ class Encoding {
     encoded.planes.push_back(std::move(codes_));
     for (Plane& plane : level_planes_.Take()) encoded.planes.push_back(std::move(plane));
     if (options.outliers > 0) {
-      QL_ASSIGN_OR_RETURN(options.index_bits, index_.Write(options.index_bits, encoded.planes));
+      QL_ASSIGN_OR_RETURN(options.index_bits,
+                          index_.Write("icquant", options.index_bits, encoded.planes));
     }
     encoded.relative_error = relative_error;
     encoded.recipe = options.ToRecipe();
@@ -336,7 +339,7 @@ class Encoding {
   uint64_t code_row_bytes_;
   Plane codes_;
   IcquantLevelPlanes level_planes_;
-  IcquantOutlierIndex index_;
+  OutlierIndexWriter index_;
   std::vector<Worker> workers_;
 };
 
@@ -400,7 +403,7 @@ class IcquantCodec final : public Codec {
   absl::StatusOr<EncodedMatrix> Encode(const EncodeInput& input, ThreadTeam& team) const override {
     QL_ASSIGN_OR_RETURN(const Source source, CheckedSource(input, team));
     IcquantOptions options = options_;
-    if (IcquantRowOutliers(options.outliers, input.cols) == 0) {
+    if (RowOutliers(options.outliers, input.cols) == 0) {
       options.outliers = 0;
       options.index_bits = 0;
     }
@@ -416,6 +419,7 @@ class IcquantCodec final : public Codec {
 };
 
 absl::StatusOr<std::unique_ptr<Codec>> Create(const Recipe& recipe) {
+  if (IsTileInner(recipe)) return CreateIcquantTiles(recipe);
   QL_ASSIGN_OR_RETURN(const IcquantOptions options, IcquantOptions::FromRecipe(recipe));
   return std::make_unique<IcquantCodec>(options);
 }
@@ -423,6 +427,7 @@ absl::StatusOr<std::unique_ptr<Codec>> Create(const Recipe& recipe) {
 absl::StatusOr<std::unique_ptr<PackedMatrix>> Open(const Recipe& recipe, uint64_t rows,
                                                    uint64_t cols,
                                                    absl::Span<const PlaneView> planes) {
+  if (IsTileInner(recipe)) return OpenIcquantTiles(recipe, rows, cols, planes);
   QL_ASSIGN_OR_RETURN(const IcquantOptions options, IcquantOptions::FromRecipe(recipe));
   return IcquantMatrix::Open(options, rows, cols, planes);
 }
@@ -440,8 +445,9 @@ CodecRegistration IcquantRegistration() {
                      "share of each row's largest weights coded apart, 0 to 0.25; default "
                      "0.05, or 0 with 8 bits"},
                     {"inner",
-                     "kmeans (importance-weighted, up to 4 bits) or rtn (uniform levels); "
-                     "default kmeans, or rtn with 8 bits"},
+                     "kmeans (importance-weighted, up to 4 bits), rtn (uniform levels), or trellis "
+                     "or e8p (the tiles of qtip or quip for the inliers, with the keys of those "
+                     "codecs instead of codebook and offset); default kmeans, or rtn with 8 bits"},
                     {"codebook",
                      "fp16, int8 (with a scale per row), tensor (one for all rows, with a "
                      "scale per row), range (rtn only), or auto by rate and error; default "

@@ -22,20 +22,12 @@ uint16_t LoadU16(const uint8_t* plane, uint64_t i) {
   return value;
 }
 
-uint32_t LoadU32(const uint8_t* plane, uint64_t i) {
-  uint32_t value;
-  std::memcpy(&value, plane + 4 * i, sizeof(value));
-  return value;
-}
-
 }  // namespace
 
 IcquantMatrix::IcquantMatrix(const IcquantOptions& options, uint64_t rows, uint64_t cols)
     : PackedMatrix(options.ToRecipe(), rows, cols),
       options_(options),
-      code_row_bytes_(CodeRowBytes(options.bits, cols)) {
-  if (options.outliers > 0) segments_ = (cols + kGapSegmentColumns - 1) / kGapSegmentColumns;
-}
+      code_row_bytes_(CodeRowBytes(options.bits, cols)) {}
 
 absl::StatusOr<std::unique_ptr<IcquantMatrix>> IcquantMatrix::Open(
     const IcquantOptions& options, uint64_t rows, uint64_t cols,
@@ -45,7 +37,7 @@ absl::StatusOr<std::unique_ptr<IcquantMatrix>> IcquantMatrix::Open(
         absl::StrCat("icquant: '", options.ToRecipe(), "' leaves choices to the encoder"));
   }
   QL_RETURN_IF_ERROR(CheckShape("icquant", rows, cols));
-  if (options.outliers > 0 && IcquantRowOutliers(options.outliers, cols) == 0) {
+  if (options.outliers > 0 && RowOutliers(options.outliers, cols) == 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("icquant: outliers=", options.outliers, " is none of ", cols, " columns"));
   }
@@ -60,18 +52,11 @@ absl::Status IcquantMatrix::SetPlanes(absl::Span<const PlaneView> planes) {
   const uint64_t code_bytes = rows() * code_row_bytes_;
   QL_ASSIGN_OR_RETURN(codes_, set.Take("codes", DType::kU8, code_bytes));
 
-  uint64_t checkpoint_bytes = 0;
   if (options_.outliers > 0) {
-    const uint64_t count_bytes = rows() * segments_;
-    const uint64_t base_bytes = (rows() + kBaseRows - 1) / kBaseRows * sizeof(uint32_t);
-    checkpoint_bytes = count_bytes + base_bytes;
-    QL_ASSIGN_OR_RETURN(index_counts_, set.Take("index_counts", DType::kU8, count_bytes));
-    QL_ASSIGN_OR_RETURN(index_base_, set.Take("index_base", DType::kU32, base_bytes));
-    for (uint64_t i = 0; i < count_bytes; ++i) symbols_ += index_counts_[i];
-    const uint64_t index_bytes = (symbols_ * static_cast<uint64_t>(options_.index_bits) + 7) / 8;
-    QL_ASSIGN_OR_RETURN(index_, set.Take("index", DType::kU8, index_bytes));
-    QL_RETURN_IF_ERROR(CheckIndex());
+    QL_ASSIGN_OR_RETURN(index_, OutlierIndex::Take(set, rows(), cols(), options_.index_bits,
+                                                   RowOutliers(options_.outliers, cols())));
   }
+  const uint64_t checkpoint_bytes = index_ ? index_->checkpoint_bytes() : 0;
 
   const uint64_t level_count = levels();
   switch (options_.codebook) {
@@ -108,7 +93,7 @@ absl::Status IcquantMatrix::SetPlanes(absl::Span<const PlaneView> planes) {
 
   stored_bytes_ = set.stored_bytes();
   const double weights = static_cast<double>(rows()) * static_cast<double>(cols());
-  const uint64_t index_bits = symbols_ * static_cast<uint64_t>(options_.index_bits);
+  const uint64_t index_bits = index_ ? index_->index_bits() : 0;
   const uint64_t codebook_bytes =
       set.content_bytes() - code_bytes - checkpoint_bytes - (index_bits + 7) / 8;
   bits_.codes = static_cast<double>(code_bytes * 8) / weights;
@@ -119,44 +104,6 @@ absl::Status IcquantMatrix::SetPlanes(absl::Span<const PlaneView> planes) {
       static_cast<double>((stored_bytes_ - code_bytes - checkpoint_bytes - codebook_bytes) * 8 -
                           index_bits) /
       weights;
-  return absl::OkStatus();
-}
-
-absl::Status IcquantMatrix::CheckIndex() const {
-  const uint64_t limit = IcquantRowOutliers(options_.outliers, cols());
-  uint64_t symbol = 0;
-  for (uint64_t row = 0; row < rows(); ++row) {
-    if (row % kBaseRows == 0 && LoadU32(index_base_, row / kBaseRows) != symbol) {
-      return CorruptPlane("index_base",
-                          absl::StrCat("does not agree with index_counts at row ", row));
-    }
-    uint64_t row_outliers = 0;
-    for (uint64_t segment = 0; segment < segments_; ++segment) {
-      const uint64_t begin = segment * kGapSegmentColumns;
-      const uint32_t width =
-          static_cast<uint32_t>(std::min<uint64_t>(cols() - begin, kGapSegmentColumns));
-      const uint32_t count = index_counts_[row * segments_ + segment];
-      uint32_t outliers = 0;
-      if (!CheckSegment(index_, options_.index_bits, symbol, count, width, &outliers)) {
-        return CorruptPlane(
-            "index", absl::StrCat("has an outlier past the last column or a stray escape in row ",
-                                  row, ", columns ", begin, " to ", begin + width - 1));
-      }
-      row_outliers += outliers;
-      symbol += count;
-    }
-    if (row_outliers > limit) {
-      return CorruptPlane("index", absl::StrCat("has ", row_outliers, " outliers in row ", row,
-                                                ", more than the recipe's ", limit));
-    }
-  }
-  const uint64_t used_bits = symbols_ * static_cast<uint64_t>(options_.index_bits) % 8;
-  if (used_bits != 0) {
-    const uint64_t last = symbols_ * static_cast<uint64_t>(options_.index_bits) / 8;
-    if (index_[last] >> used_bits != 0) {
-      return CorruptPlane("index", "has padding that is not zero");
-    }
-  }
   return absl::OkStatus();
 }
 
@@ -195,37 +142,15 @@ absl::Status IcquantMatrix::CheckLevels() const {
   return absl::OkStatus();
 }
 
-uint64_t IcquantMatrix::RowSymbol(uint64_t row) const {
-  const uint64_t group = row / kBaseRows;
-  uint64_t symbol = LoadU32(index_base_, group);
-  const uint8_t* end = index_counts_ + row * segments_;
-  for (const uint8_t* count = index_counts_ + group * kBaseRows * segments_; count != end;
-       ++count) {
-    symbol += *count;
-  }
-  return symbol;
-}
-
 void IcquantMatrix::OutlierBitmap(uint64_t row, uint64_t first_block, uint64_t blocks,
                                   uint64_t* words) const {
   std::fill(words, words + blocks, 0);
   if (!has_outliers()) return;
-  constexpr uint64_t kSegmentBlocks = kGapSegmentColumns / kCodeBlockColumns;
-  const uint8_t* counts = index_counts_ + row * segments_;
-  uint64_t symbol = RowSymbol(row);
-  const uint64_t end_block = first_block + blocks;
-  for (uint64_t segment = 0; segment * kSegmentBlocks < end_block; ++segment) {
-    if ((segment + 1) * kSegmentBlocks > first_block) {
-      ForEachSegmentOutlier(
-          index_, options_.index_bits, symbol, counts[segment], [&](uint32_t column) {
-            const uint64_t block = segment * kSegmentBlocks + column / kCodeBlockColumns;
-            if (block >= first_block && block < end_block) {
-              words[block - first_block] |= uint64_t{1} << (column % kCodeBlockColumns);
-            }
-          });
-    }
-    symbol += counts[segment];
-  }
+  const uint64_t begin = first_block * kCodeBlockColumns;
+  const uint64_t end = std::min(begin + blocks * kCodeBlockColumns, cols());
+  index_->ForEachOutlier(row, begin, end, [&](uint64_t column, uint64_t) {
+    words[column / kCodeBlockColumns - first_block] |= uint64_t{1} << (column % kCodeBlockColumns);
+  });
 }
 
 float IcquantMatrix::scale(uint64_t row) const { return BFloat16ToFloat(LoadU16(scale_, row)); }

@@ -7,11 +7,7 @@
 // at one when they are stored one after the other):
 //
 //   codes         U8    rows x CodeRowBytes(n, cols), see code_packing.h
-//   index         U8    outlier positions, see gap_code.h; segments of a row follow each other,
-//   rows
-//                       follow each other
-//   index_counts  U8    [rows, segments]: symbols of each (row, segment of 256 columns)
-//   index_base    U32   [ceil(rows / 64)]: index of the first symbol of each group of 64 rows
+//   index, index_counts, index_base    outlier positions, see outlier_index.h
 //   and, by codebook form, with parts = 2, or 1 when there are no outliers:
 //   fp16          codebook F16 [rows, parts, 2^n]
 //   int8          codebook I8  [rows, parts, 2^n] (n = 8: absent, the code is the centroid),
@@ -30,13 +26,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "core/codec/code_packing.h"
 #include "core/codec/codec.h"
-#include "core/codec/gap_code.h"
+#include "core/codec/outlier_index.h"
 
 namespace quantloom {
 
@@ -65,15 +62,8 @@ struct IcquantOptions {
   bool resolved() const;
 };
 
-// Outliers of a row of `cols` columns: gamma cols rounded to the nearest, halves up. Rows have
-// fewer only where a segment would exceed kMaxSegmentOutliers.
-uint64_t IcquantRowOutliers(double gamma, uint64_t cols);
-
 class IcquantMatrix final : public PackedMatrix {
  public:
-  // Rows that share one entry of plane index_base.
-  static constexpr uint64_t kBaseRows = 64;
-
   // `options` must be resolved. INVALID_ARGUMENT for options or a shape that are wrong; DATA_LOSS
   // for planes that contradict them.
   static absl::StatusOr<std::unique_ptr<IcquantMatrix>> Open(const IcquantOptions& options,
@@ -82,7 +72,7 @@ class IcquantMatrix final : public PackedMatrix {
 
   const IcquantOptions& options() const { return options_; }
   int code_bits() const { return options_.bits; }
-  bool has_outliers() const { return index_ != nullptr; }
+  bool has_outliers() const { return index_.has_value(); }
   // Levels of a row: 2^n, or 2^(n+1) with outliers.
   uint32_t levels() const { return (has_outliers() ? 2u : 1u) << options_.bits; }
 
@@ -91,7 +81,6 @@ class IcquantMatrix final : public PackedMatrix {
   const uint8_t* row_codes(uint64_t row) const { return codes_ + row * code_row_bytes_; }
 
   // --- Outliers.
-  uint64_t segments() const { return segments_; }  // of 256 columns, a row; 0 without outliers
   // Sets words[b] to the outliers of the row's columns 64 (first_block + b) .. + 63, lowest bit
   // first, for b < blocks. Cost: O(columns + segments * 64) for any range.
   void OutlierBitmap(uint64_t row, uint64_t first_block, uint64_t blocks, uint64_t* words) const;
@@ -120,21 +109,15 @@ class IcquantMatrix final : public PackedMatrix {
  private:
   IcquantMatrix(const IcquantOptions& options, uint64_t rows, uint64_t cols);
   absl::Status SetPlanes(absl::Span<const PlaneView> planes);
-  absl::Status CheckIndex() const;
   absl::Status CheckLevels() const;
-  uint64_t RowSymbol(uint64_t row) const;  // index of the row's first symbol
 
   IcquantOptions options_;
   uint64_t code_row_bytes_;
-  uint64_t segments_ = 0;
   uint64_t centroid_stride_ = 0;  // 0: one codebook for all rows
-  uint64_t symbols_ = 0;          // of plane index
   uint64_t stored_bytes_ = 0;
   BitBreakdown bits_;
   const uint8_t* codes_ = nullptr;
-  const uint8_t* index_ = nullptr;
-  const uint8_t* index_counts_ = nullptr;
-  const uint8_t* index_base_ = nullptr;   // U32
+  std::optional<OutlierIndex> index_;
   const int8_t* centroids_ = nullptr;     // integer forms, n <= 4
   const uint8_t* half_levels_ = nullptr;  // F16: form fp16
   const uint8_t* ranges_ = nullptr;       // F16: form range

@@ -1,5 +1,3 @@
-#include <charconv>
-#include <cmath>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -49,8 +47,8 @@ absl::Status SetOption(absl::string_view key, absl::string_view value, IcquantOp
     }
     if (options.outliers == 0) options.outliers = 0;  // -0
   } else if (key == "inner") {
-    QL_ASSIGN_OR_RETURN(options.inner,
-                        EnumValue<IcquantInner>(key, value, kInnerNames, "rtn, kmeans"));
+    QL_ASSIGN_OR_RETURN(options.inner, EnumValue<IcquantInner>(key, value, kInnerNames,
+                                                               "rtn, kmeans, e8p, trellis"));
   } else if (key == "codebook") {
     QL_ASSIGN_OR_RETURN(
         options.codebook,
@@ -127,10 +125,7 @@ std::string IcquantOptions::ToRecipe() const {
   recipe.options["bits"] = absl::StrCat(bits);
   recipe.options["inner"] = std::string(kInnerNames[static_cast<int>(inner)]);
   recipe.options["codebook"] = std::string(kCodebookNames[static_cast<int>(codebook)]);
-  // The shortest decimal that reads back as the same double.
-  char gamma[32];
-  recipe.options["outliers"] =
-      std::string(gamma, std::to_chars(gamma, gamma + sizeof(gamma), outliers).ptr);
+  recipe.options["outliers"] = ShortestDecimal(outliers);
   if (codebook == IcquantCodebook::kInt8 || codebook == IcquantCodebook::kAuto) {
     recipe.options["offset"] = std::string(kOffsetNames[static_cast<int>(offset)]);
   }
@@ -145,10 +140,6 @@ bool IcquantOptions::resolved() const {
   return codebook != IcquantCodebook::kAuto &&
          (codebook != IcquantCodebook::kInt8 || offset != IcquantOffset::kAuto) &&
          (outliers == 0 || index_bits != 0);
-}
-
-uint64_t IcquantRowOutliers(double gamma, uint64_t cols) {
-  return static_cast<uint64_t>(std::floor(gamma * static_cast<double>(cols) + 0.5));
 }
 
 }  // namespace quantloom

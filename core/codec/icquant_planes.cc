@@ -2,11 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "core/codec/gap_code.h"
 #include "core/codec/plane_set.h"
 
 namespace quantloom {
@@ -71,84 +68,6 @@ void IcquantLevelPlanes::StoreShared(const IcquantSharedCodebook& shared) {
   for (size_t part = 0; part < parts_; ++part) {
     Store(planes_.back(), part * per_part, shared.centroids[part].data(), per_part);
   }
-}
-
-IcquantOutlierIndex::IcquantOutlierIndex(uint64_t rows, uint64_t cols, uint64_t per_row)
-    : rows_(rows),
-      segments_((cols + kGapSegmentColumns - 1) / kGapSegmentColumns),
-      per_row_(per_row),
-      counts_(rows),
-      columns_(rows * per_row) {}
-
-void IcquantOutlierIndex::SetRow(uint64_t row, absl::Span<const uint32_t> columns) {
-  counts_[row] = static_cast<uint32_t>(columns.size());
-  std::copy(columns.begin(), columns.end(), columns_.data() + row * per_row_);
-}
-
-// Calls visit(segment, columns relative to it) for the row's segments in order.
-template <typename Visit>
-void IcquantOutlierIndex::ForEachSegment(uint64_t row, Visit visit) const {
-  const uint32_t* column = columns_.data() + row * per_row_;
-  const uint32_t* end = column + counts_[row];
-  uint32_t relative[kGapSegmentColumns];
-  for (uint64_t segment = 0; segment < segments_; ++segment) {
-    size_t count = 0;
-    for (; column != end && *column / kGapSegmentColumns == segment; ++column) {
-      relative[count++] = *column % kGapSegmentColumns;
-    }
-    visit(segment, absl::Span<const uint32_t>(relative, count));
-  }
-}
-
-// The width with the fewest bits; symbols[b] gets the number of symbols at each width b.
-int IcquantOutlierIndex::CheapestIndexBits(uint64_t* symbols) const {
-  for (uint64_t row = 0; row < rows_; ++row) {
-    ForEachSegment(row, [&](uint64_t, absl::Span<const uint32_t> columns) {
-      for (int bits = kMinIndexBits; bits <= kMaxIndexBits; ++bits) {
-        symbols[bits] += SegmentSymbols(columns, bits);
-      }
-    });
-  }
-  int best = kMinIndexBits;
-  for (int bits = kMinIndexBits + 1; bits <= kMaxIndexBits; ++bits) {
-    if (symbols[bits] * static_cast<uint64_t>(bits) < symbols[best] * static_cast<uint64_t>(best)) {
-      best = bits;
-    }
-  }
-  return best;
-}
-
-absl::StatusOr<int> IcquantOutlierIndex::Write(int index_bits, std::vector<Plane>& planes) const {
-  uint64_t counted[kMaxIndexBits + 1] = {};
-  const int cheapest = CheapestIndexBits(counted);
-  if (index_bits == 0) index_bits = cheapest;
-  const uint64_t symbols = counted[index_bits];
-  if (symbols > std::numeric_limits<uint32_t>::max()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("icquant: ", symbols, " index symbols; at most 2^32 - 1"));
-  }
-  Plane index =
-      NewPlane("index", DType::kU8, (symbols * static_cast<uint64_t>(index_bits) + 7) / 8);
-  Plane counts = NewPlane("index_counts", DType::kU8, rows_ * segments_);
-  const uint64_t groups = (rows_ + IcquantMatrix::kBaseRows - 1) / IcquantMatrix::kBaseRows;
-  Plane bases = NewPlane("index_base", DType::kU32, groups * sizeof(uint32_t));
-  uint64_t symbol = 0;
-  for (uint64_t row = 0; row < rows_; ++row) {
-    if (row % IcquantMatrix::kBaseRows == 0) {
-      const uint32_t base = static_cast<uint32_t>(symbol);
-      Store(bases, row / IcquantMatrix::kBaseRows, &base, 1);
-    }
-    ForEachSegment(row, [&](uint64_t segment, absl::Span<const uint32_t> columns) {
-      const uint32_t count = SegmentSymbols(columns, index_bits);
-      WriteSegment(columns, index_bits, symbol, index.bytes.data());
-      counts.bytes[row * segments_ + segment] = static_cast<uint8_t>(count);
-      symbol += count;
-    });
-  }
-  planes.push_back(std::move(index));
-  planes.push_back(std::move(counts));
-  planes.push_back(std::move(bases));
-  return index_bits;
 }
 
 }  // namespace quantloom

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <charconv>
 
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
@@ -75,6 +76,11 @@ absl::StatusOr<Recipe> Recipe::Parse(absl::string_view text) {
 std::string Recipe::ToString() const {
   if (options.empty()) return codec;
   return absl::StrCat(codec, ":", absl::StrJoin(options, ",", absl::PairFormatter("=")));
+}
+
+std::string ShortestDecimal(double value) {
+  char text[32];
+  return std::string(text, std::to_chars(text, text + sizeof(text), value).ptr);
 }
 
 }  // namespace quantloom

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/float16.h"
 #include "core/base/status.h"
 #include "core/codec/encode_input.h"
 #include "core/codec/plane_set.h"
@@ -44,97 +46,162 @@ struct TileGrid {
 // Codes a matrix's columns of tiles as LDLQ asks for them.
 class TileColumns final : public ColumnQuantizer {
  public:
-  TileColumns(const TileCode& code, float scale, uint64_t rows, uint64_t cols)
+  // `scales`: [rows]. `outliers` may be null.
+  TileColumns(const TileCode& code, absl::Span<const float> scales, uint64_t cols,
+              TileOutliers* outliers)
       : code_(code),
-        scale_(scale),
-        rows_(rows),
-        grid_(code, rows, cols),
+        scales_(scales),
+        rows_(scales.size()),
+        outliers_(outliers),
+        grid_(code, rows_, cols),
         codes_(grid_.bytes()),
-        normalized_(code.tile_cols() * rows) {}
+        normalized_(code.tile_cols() * rows_) {}
 
   uint64_t width() const override { return code_.tile_cols(); }
 
   void Quantize(uint64_t first_column, uint64_t columns, const float* targets, float* decoded,
                 ThreadTeam& team) override {
-    // A zero scale codes zeros: what it decodes to is zero whatever the codes.
-    for (uint64_t i = 0; i < columns * rows_; ++i) {
-      normalized_[i] = scale_ == 0 ? 0 : targets[i] / scale_;
+    const uint8_t* ignored = outliers_ == nullptr ? nullptr : outliers_->mask(first_column);
+    for (uint64_t i = 0; i < columns * rows_; i += rows_) {
+      for (uint64_t r = 0; r < rows_; ++r) {
+        // A zero scale codes zeros: what it decodes to is zero whatever the codes.
+        const bool counts = scales_[r] != 0 && (ignored == nullptr || ignored[i + r] == 0);
+        normalized_[i + r] = counts ? targets[i + r] / scales_[r] : 0;
+      }
     }
-    code_.Encode(normalized_.data(), columns, rows_,
+    code_.Encode(normalized_.data(), ignored, columns, rows_,
                  codes_.data() + grid_.offset(0, first_column / code_.tile_cols()),
                  grid_.col_tiles * grid_.tile_bytes, decoded, team);
-    for (uint64_t i = 0; i < columns * rows_; ++i) decoded[i] *= scale_;
+    for (uint64_t i = 0; i < columns * rows_; i += rows_) {
+      for (uint64_t r = 0; r < rows_; ++r) decoded[i + r] *= scales_[r];
+    }
+    if (outliers_ != nullptr) outliers_->Round(first_column, columns, targets, decoded);
   }
 
   std::vector<uint8_t> TakeCodes() { return std::move(codes_); }
 
  private:
   const TileCode& code_;
-  float scale_;
+  absl::Span<const float> scales_;
   uint64_t rows_;
+  TileOutliers* outliers_;
   TileGrid grid_;
   std::vector<uint8_t> codes_;
   std::vector<float> normalized_;  // [width, rows]
 };
 
-// sqrt(mean square) in a fixed order.
-double RootMeanSquare(absl::Span<const float> values) {
-  double sum = 0;
-  for (const float value : values) sum += static_cast<double>(value) * static_cast<double>(value);
-  return std::sqrt(sum / static_cast<double>(values.size()));
-}
+// What W~ [rows, cols], given as W~^T, becomes.
+struct TileEncoding {
+  std::vector<float> scales;  // [rows], as they are stored
+  std::optional<TileOutliers> outliers;
+  std::vector<uint8_t> codes;
+  double loss = 0;  // proxy loss, or without a Hessian the relative error
+};
 
-// Encodes W~, given as W~^T [cols, rows].
-class Encoding {
+// Encodes W~.
+class MatrixEncoder {
  public:
-  Encoding(const TileCode& code, const FactoredHessian* hessian, uint64_t rows, uint64_t cols,
-           ThreadTeam& team)
-      : code_(code), hessian_(hessian), rows_(rows), cols_(cols), team_(team) {}
+  // `importance`: [cols], of the inputs as W~ takes them; empty: all alike.
+  MatrixEncoder(const TileCode& code, const TileOptions& options, const FactoredHessian* hessian,
+                absl::Span<const float> importance, uint64_t cols, ThreadTeam& team)
+      : code_(code),
+        options_(options),
+        hessian_(hessian),
+        importance_(importance),
+        cols_(cols),
+        team_(team) {
+    outlier_importance_.assign(cols, 1.0);
+    for (uint64_t c = 0; c < importance.size(); ++c) {
+      outlier_importance_[c] = static_cast<double>(importance[c]) + kLeastImportance;
+    }
+  }
 
-  struct Result {
-    float scale = 0;
-    double loss = 0;  // proxy loss, or without a Hessian the relative error
-    std::vector<uint8_t> codes;
-  };
-
-  Result Run(absl::Span<const float> weights_t) {
-    const double unit = RootMeanSquare(weights_t) /
-                        static_cast<double>(code_.input_rms(/*feedback=*/hessian_ != nullptr));
-    Result result;
-    result.scale = static_cast<float>(unit);
-    if (unit > 0) result.scale = static_cast<float>(unit * ScaleFactor(weights_t, unit));
-    Round(weights_t, rows_, result);
-    return result;
+  TileEncoding Run(absl::Span<const float> weights_t) {
+    TileEncoding encoding;
+    FindOutliers(weights_t, encoding);
+    const std::vector<double> units = Units(weights_t, encoding);
+    const bool zero = std::all_of(units.begin(), units.end(), [](double u) { return u == 0; });
+    Round(weights_t, units, zero ? 1.0 : ScaleFactor(weights_t, units), encoding);
+    return encoding;
   }
 
  private:
-  void Round(absl::Span<const float> weights_t, uint64_t rows, Result& result) {
-    TileColumns columns(code_, result.scale, rows, cols_);
+  // A column that calibration never saw still has an optimum.
+  static constexpr double kLeastImportance = 1e-30;
+
+  void FindOutliers(absl::Span<const float> weights_t, TileEncoding& encoding) {
+    if (options_.outliers.share == 0) return;
+    encoding.outliers.emplace(options_.outliers, weights_t, weights_t.size() / cols_, cols_,
+                              outlier_importance_, team_);
+  }
+
+  // The scale of each row that brings its weights, outliers left out, to the code's input_rms().
+  std::vector<double> Units(absl::Span<const float> weights_t, const TileEncoding& encoding) const {
+    const uint64_t rows = weights_t.size() / cols_;
+    std::vector<double> squares(rows), counts(rows);
+    for (uint64_t c = 0; c < cols_; ++c) {
+      const uint8_t* outlier = encoding.outliers ? encoding.outliers->mask(c) : nullptr;
+      for (uint64_t r = 0; r < rows; ++r) {
+        if (outlier != nullptr && outlier[r] != 0) continue;
+        const double weight = static_cast<double>(weights_t[c * rows + r]);
+        squares[r] += weight * weight;
+        counts[r] += 1;
+      }
+    }
+    if (options_.scales == TileScales::kTensor) {
+      double square = 0, count = 0;
+      for (uint64_t r = 0; r < rows; ++r) {
+        square += squares[r];
+        count += counts[r];
+      }
+      squares.assign(rows, square);
+      counts.assign(rows, count);
+    }
+    const double input_rms = static_cast<double>(code_.input_rms(/*feedback=*/hessian_ != nullptr));
+    std::vector<double> units(rows);
+    for (uint64_t r = 0; r < rows; ++r) {
+      units[r] = counts[r] == 0 ? 0 : std::sqrt(squares[r] / counts[r]) / input_rms;
+    }
+    return units;
+  }
+
+  void Round(absl::Span<const float> weights_t, absl::Span<const double> units, double factor,
+             TileEncoding& encoding) {
+    const uint64_t rows = units.size();
+    encoding.scales.resize(rows);
+    for (uint64_t r = 0; r < rows; ++r) {
+      const auto scale = static_cast<float>(units[r] * factor);
+      encoding.scales[r] =
+          options_.scales == TileScales::kTensor ? scale : BFloat16ToFloat(FloatToBFloat16(scale));
+    }
+    TileColumns columns(code_, encoding.scales, cols_,
+                        encoding.outliers ? &*encoding.outliers : nullptr);
     std::vector<float> decoded_t(weights_t.size());
     if (hessian_ == nullptr) {
       RoundToNearest(weights_t, rows, columns, absl::MakeSpan(decoded_t), team_);
-      result.loss = RelativeError(weights_t, decoded_t, rows, {});
+      encoding.loss = RelativeError(weights_t, decoded_t, rows, importance_);
     } else {
       Ldlq(hessian_->ldl, weights_t, rows, columns, absl::MakeSpan(decoded_t), team_);
-      result.loss = ProxyLoss(hessian_->hessian, weights_t, decoded_t, rows, team_);
+      encoding.loss = ProxyLoss(hessian_->hessian, weights_t, decoded_t, rows, team_);
     }
-    result.codes = columns.TakeCodes();
+    encoding.codes = columns.TakeCodes();
   }
 
-  // The multiple of `unit` that loses least on a sample of rows, by golden-section search.
-  double ScaleFactor(absl::Span<const float> weights_t, double unit) {
-    const uint64_t count = std::min(kScaleRows, rows_);
+  // The multiple of `units` that loses least on a sample of rows, by golden-section search.
+  double ScaleFactor(absl::Span<const float> weights_t, absl::Span<const double> units) {
+    const uint64_t rows = units.size(), count = std::min(kScaleRows, rows);
     std::vector<float> sample(count * cols_);
-    for (uint64_t c = 0; c < cols_; ++c) {
-      for (uint64_t i = 0; i < count; ++i) {
-        sample[c * count + i] = weights_t[c * rows_ + i * rows_ / count];
-      }
+    std::vector<double> sample_units(count);
+    for (uint64_t i = 0; i < count; ++i) {
+      const uint64_t row = i * rows / count;
+      sample_units[i] = units[row];
+      for (uint64_t c = 0; c < cols_; ++c) sample[c * count + i] = weights_t[c * rows + row];
     }
+    TileEncoding encoding;
+    FindOutliers(sample, encoding);
     const auto loss = [&](double factor) {
-      Result result;
-      result.scale = static_cast<float>(unit * factor);
-      Round(sample, count, result);
-      return result.loss;
+      Round(sample, sample_units, factor, encoding);
+      return encoding.loss;
     };
     constexpr double kGolden = 0.6180339887498949;
     double from = kScaleFrom, to = kScaleTo;
@@ -159,8 +226,11 @@ class Encoding {
   }
 
   const TileCode& code_;
+  const TileOptions& options_;
   const FactoredHessian* hessian_;
-  uint64_t rows_, cols_;
+  absl::Span<const float> importance_;
+  std::vector<double> outlier_importance_;
+  uint64_t cols_;
   ThreadTeam& team_;
 };
 
@@ -171,21 +241,50 @@ class TileMatrix final : public PackedMatrix {
       : PackedMatrix(std::move(recipe), rows, cols),
         code_(std::move(code)),
         grid_(*code_, rows, cols),
+        options_(options),
         incoherence_(rows, cols, options.incoherence) {}
 
   absl::Status SetPlanes(absl::Span<const PlaneView> planes) {
     PlaneSet set(planes);
-    QL_ASSIGN_OR_RETURN(codes_, set.Take("codes", DType::kU8, grid_.bytes()));
-    QL_ASSIGN_OR_RETURN(const uint8_t* scale, set.Take("scale", DType::kF32, sizeof(float)));
-    QL_RETURN_IF_ERROR(set.CheckAllTaken());
-    std::memcpy(&scale_, scale, sizeof(float));
-    if (!(std::isfinite(scale_) && scale_ >= 0)) {
-      return CorruptPlane("scale", absl::StrCat("has ", scale_, ", which is no scale"));
+    QL_ASSIGN_OR_RETURN(const uint8_t* codes, set.Take("codes", DType::kU8, grid_.bytes()));
+    const bool row_scales = options_.scales == TileScales::kRow;
+    const uint64_t scale_bytes = row_scales ? 2 * rows() : sizeof(float);
+    QL_ASSIGN_OR_RETURN(const uint8_t* scale,
+                        set.Take("scale", row_scales ? DType::kBF16 : DType::kF32, scale_bytes));
+    scales_.resize(row_scales ? rows() : 1);
+    for (uint64_t i = 0; i < scales_.size(); ++i) {
+      if (row_scales) {
+        uint16_t stored;
+        std::memcpy(&stored, scale + 2 * i, sizeof(stored));
+        scales_[i] = BFloat16ToFloat(stored);
+      } else {
+        std::memcpy(&scales_[i], scale, sizeof(float));
+      }
+      if (!(std::isfinite(scales_[i]) && scales_[i] >= 0)) {
+        return CorruptPlane("scale",
+                            absl::StrCat("has ", scales_[i], " at ", i, ", which is no scale"));
+      }
     }
+    uint64_t index_bits = 0, checkpoint_bytes = 0, outlier_code_bytes = 0;
+    if (options_.outliers.share > 0) {
+      QL_ASSIGN_OR_RETURN(outliers_,
+                          StoredTileOutliers::Take(options_.outliers, set, rows(), cols()));
+      index_bits = outliers_->index().index_bits();
+      checkpoint_bytes = outliers_->index().checkpoint_bytes();
+      outlier_code_bytes = outliers_->code_bytes();
+    }
+    QL_RETURN_IF_ERROR(set.CheckAllTaken());
+    codes_ = codes;
     const double weights = static_cast<double>(rows()) * static_cast<double>(cols());
-    bits_.codes = 8.0 * static_cast<double>(grid_.bytes()) / weights;
-    bits_.codebooks = 8.0 * sizeof(float) / weights;
-    bits_.padding = 8.0 * static_cast<double>(set.stored_bytes() - set.content_bytes()) / weights;
+    const uint64_t code_bytes = grid_.bytes() + outlier_code_bytes;
+    bits_.codes = 8.0 * static_cast<double>(code_bytes) / weights;
+    bits_.index = static_cast<double>(index_bits) / weights;
+    bits_.checkpoints = 8.0 * static_cast<double>(checkpoint_bytes) / weights;
+    bits_.codebooks = 8.0 *
+                      static_cast<double>(set.content_bytes() - code_bytes - checkpoint_bytes -
+                                          (index_bits + 7) / 8) /
+                      weights;
+    bits_.padding = 8.0 * static_cast<double>(set.stored_bytes()) / weights - bits_.total();
     return absl::OkStatus();
   }
 
@@ -205,23 +304,43 @@ class TileMatrix final : public PackedMatrix {
         for (uint64_t i = std::max(r * height, row); i < row_end; ++i) {
           for (uint64_t j = std::max(c * width, col); j < col_end; ++j) {
             out[(i - row) * stride + (j - col)] =
-                scale_ * values[(i - r * height) * width + (j - c * width)];
+                Scale(i) * values[(i - r * height) * width + (j - c * width)];
           }
         }
       }
     }
+    if (!outliers_) return;
+    for (uint64_t r = 0; r < rows; ++r) outliers_->Apply(row + r, col, cols, out + r * stride);
   }
 
   BitBreakdown bits() const override { return bits_; }
 
  private:
+  float Scale(uint64_t row) const { return scales_.size() == 1 ? scales_[0] : scales_[row]; }
+
   std::unique_ptr<const TileCode> code_;
   TileGrid grid_;
+  TileOptions options_;
   Incoherence incoherence_;
-  float scale_ = 0;
+  std::vector<float> scales_;  // [rows] or [1]
+  std::optional<StoredTileOutliers> outliers_;
   const uint8_t* codes_ = nullptr;
   BitBreakdown bits_;
 };
+
+Plane ScalePlane(TileScales kind, absl::Span<const float> scales) {
+  if (kind == TileScales::kTensor) {
+    Plane plane = NewPlane("scale", DType::kF32, sizeof(float));
+    std::memcpy(plane.bytes.data(), &scales[0], sizeof(float));
+    return plane;
+  }
+  Plane plane = NewPlane("scale", DType::kBF16, 2 * scales.size());
+  for (size_t r = 0; r < scales.size(); ++r) {
+    const uint16_t stored = FloatToBFloat16(scales[r]);
+    std::memcpy(plane.bytes.data() + 2 * r, &stored, sizeof(stored));
+  }
+  return plane;
+}
 
 absl::StatusOr<EncodedMatrix> EncodeTiles(const TileCode& code, const TileOptions& options,
                                           Recipe recipe, const EncodeInput& input,
@@ -231,6 +350,10 @@ absl::StatusOr<EncodedMatrix> EncodeTiles(const TileCode& code, const TileOption
   resolved.incoherence.input_seed = input.input_seed;
   resolved.incoherence.output_seed = input.output_seed;
   resolved.ldlq = options.ldlq && input.hessian != nullptr;
+  if (RowOutliers(options.outliers.share, input.cols) == 0) {
+    resolved.outliers.share = 0;
+    resolved.outliers.index_bits = 0;
+  }
   const Incoherence incoherence(input.rows, input.cols, resolved.incoherence);
 
   std::vector<float> weights(input.weights.begin(), input.weights.end());
@@ -241,19 +364,26 @@ absl::StatusOr<EncodedMatrix> EncodeTiles(const TileCode& code, const TileOption
     QL_ASSIGN_OR_RETURN(
         hessian, input.hessian->Factor(incoherence, code.tile_cols(), ColumnOrder::kStored, team));
   }
-  Encoding::Result result =
-      Encoding(code, hessian.get(), input.rows, input.cols, team).Run(weights_t);
+  std::vector<float> importance;
+  if (hessian) {
+    importance = hessian->hessian.MeanSquares();
+  } else if (resolved.incoherence.kind == IncoherenceKind::kNone) {
+    importance.assign(input.importance.begin(), input.importance.end());
+  }
+  TileEncoding encoding =
+      MatrixEncoder(code, resolved, hessian.get(), importance, input.cols, team).Run(weights_t);
 
   EncodedMatrix encoded;
+  encoded.relative_error = encoding.loss;
+  Plane codes = NewPlane("codes", DType::kU8, encoding.codes.size());
+  std::copy(encoding.codes.begin(), encoding.codes.end(), codes.bytes.begin());
+  encoded.planes.push_back(std::move(codes));
+  encoded.planes.push_back(ScalePlane(resolved.scales, encoding.scales));
+  if (encoding.outliers) {
+    QL_ASSIGN_OR_RETURN(resolved.outliers.index_bits, encoding.outliers->Write(encoded.planes));
+  }
   resolved.AddTo(recipe, /*resolved=*/true);
   encoded.recipe = recipe.ToString();
-  encoded.relative_error = result.loss;
-  Plane codes = NewPlane("codes", DType::kU8, result.codes.size());
-  std::copy(result.codes.begin(), result.codes.end(), codes.bytes.begin());
-  Plane scale = NewPlane("scale", DType::kF32, sizeof(float));
-  std::memcpy(scale.bytes.data(), &result.scale, sizeof(float));
-  encoded.planes.push_back(std::move(codes));
-  encoded.planes.push_back(std::move(scale));
   return encoded;
 }
 
@@ -295,6 +425,11 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> OpenTiles(std::unique_ptr<const Ti
                                                         uint64_t cols,
                                                         absl::Span<const PlaneView> planes) {
   QL_RETURN_IF_ERROR(CheckShape(recipe.codec, rows, cols));
+  if (options.outliers.share > 0 &&
+      (options.outliers.index_bits == 0 || RowOutliers(options.outliers.share, cols) == 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(recipe.codec, ": '", recipe.ToString(), "' leaves choices to the encoder"));
+  }
   // Before anything is allocated for a shape that a file claims.
   uint64_t stored = 0;
   for (const PlaneView& plane : planes) stored += plane.bytes.size();

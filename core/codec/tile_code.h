@@ -5,7 +5,8 @@
 // Planes:
 //   codes  U8   [row tiles, column tiles, tile_bytes], zero-padded to a multiple of 64 bytes; tiles
 //               past the matrix's edge are completed by values that nobody reads
-//   scale  F32  s in element 0, zeros to 64 bytes: W~ = s * code values
+//   scale  F32 [1] or BF16 [rows]  s: W~ = s * code values
+//   with outlier coding also those of tile_outliers.h
 //
 // The resolved recipe holds what decoding needs besides: the kind of incoherence processing and the
 // seeds of its signs.
@@ -21,6 +22,7 @@
 #include "absl/types/span.h"
 #include "core/base/parallel.h"
 #include "core/codec/codec.h"
+#include "core/codec/tile_outliers.h"
 #include "core/transform/incoherence.h"
 
 namespace quantloom {
@@ -37,27 +39,39 @@ class TileCode {
   virtual float input_rms(bool feedback) const = 0;
 
   // Codes one column of tiles. `targets` is [columns, rows] in codebook units, columns <=
-  // tile_cols(). Tile i's bytes go to codes + i * stride; `decoded` [columns, rows] gets the values
+  // tile_cols(); where `ignored`, of the same shape or null, is not zero, the value does not
+  // matter. Tile i's bytes go to codes + i * stride; `decoded` [columns, rows] gets the values
   // that they stand for, also in codebook units. Deterministic.
-  virtual void Encode(const float* targets, uint64_t columns, uint64_t rows, uint8_t* codes,
-                      uint64_t stride, float* decoded, ThreadTeam& team) const = 0;
+  virtual void Encode(const float* targets, const uint8_t* ignored, uint64_t columns, uint64_t rows,
+                      uint8_t* codes, uint64_t stride, float* decoded, ThreadTeam& team) const = 0;
   // Writes a tile's values, row-major [tile_rows, tile_cols]. Any bytes are valid.
   virtual void Decode(const uint8_t* code, float* values) const = 0;
 };
+
+// How many scales W~ has: one, or one for each row at 16 bits a row.
+enum class TileScales : uint8_t { kTensor, kRow };
 
 // The options that the codecs share.
 struct TileOptions {
   IncoherenceOptions incoherence;  // seeds: resolved recipes only
   bool ldlq = true;
+  TileScales scales = TileScales::kTensor;
+  TileOutlierOptions outliers;
 
-  // Takes the options it knows out of `recipe` (incoherence, hadamard, rounding; input_signs and
-  // output_signs). INVALID_ARGUMENT naming key and allowed values.
-  static absl::StatusOr<TileOptions> TakeFrom(Recipe& recipe);
+  // Takes the options that all tile codecs have out of `recipe` (incoherence, hadamard, rounding,
+  // scales; input_signs and output_signs); `defaults` has the rest. INVALID_ARGUMENT naming key and
+  // allowed values.
+  static absl::StatusOr<TileOptions> TakeFrom(Recipe& recipe, TileOptions defaults);
   // Adds them. Seeds only when `resolved`.
   void AddTo(Recipe& recipe, bool resolved) const;
 };
 
-// The documentation of TileOptions' keys, for CodecInfo.
+// Takes `outliers` and `index_bits` out of `recipe`. Errors as TakeFrom's.
+absl::Status TakeOutlierOptions(Recipe& recipe, TileOutlierOptions& outliers);
+// INVALID_ARGUMENT naming a key that is left; `allowed` says which there are.
+absl::Status CheckAllTaken(const Recipe& recipe, absl::string_view allowed);
+
+// The documentation of the keys that TakeFrom takes, for CodecInfo.
 std::vector<std::pair<std::string, std::string>> TileOptionDescriptions();
 
 // The codec that encodes with `code`. `own` holds the codec's name and its own options;

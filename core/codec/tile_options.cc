@@ -10,6 +10,9 @@ namespace {
 constexpr char kKind[] = "incoherence";
 constexpr char kBlocks[] = "hadamard";
 constexpr char kRounding[] = "rounding";
+constexpr char kScales[] = "scales";
+constexpr char kOutliers[] = "outliers";
+constexpr char kIndexBits[] = "index_bits";
 constexpr char kInputSigns[] = "input_signs";
 constexpr char kOutputSigns[] = "output_signs";
 
@@ -17,6 +20,9 @@ constexpr char kOutputSigns[] = "output_signs";
 constexpr absl::string_view kKindNames[] = {"none", "input", "two-sided"};
 constexpr absl::string_view kBlockNames[] = {"full", "128"};
 constexpr absl::string_view kRoundingNames[] = {"nearest", "ldlq"};
+constexpr absl::string_view kScaleNames[] = {"tensor", "row"};
+
+constexpr double kMaxOutliers = 0.25;
 
 // Removes the option and returns the index of its value, or `otherwise` when it is not there.
 template <size_t N>
@@ -50,14 +56,18 @@ absl::StatusOr<uint64_t> TakeSeed(Recipe& recipe, const char* key) {
 
 }  // namespace
 
-absl::StatusOr<TileOptions> TileOptions::TakeFrom(Recipe& recipe) {
-  TileOptions options;
-  QL_ASSIGN_OR_RETURN(const size_t kind, TakeName(recipe, kKind, kKindNames, 2));
+absl::StatusOr<TileOptions> TileOptions::TakeFrom(Recipe& recipe, TileOptions defaults) {
+  TileOptions options = defaults;
+  QL_ASSIGN_OR_RETURN(const size_t kind, TakeName(recipe, kKind, kKindNames,
+                                                  static_cast<size_t>(defaults.incoherence.kind)));
   QL_ASSIGN_OR_RETURN(const size_t blocks, TakeName(recipe, kBlocks, kBlockNames, 0));
   QL_ASSIGN_OR_RETURN(const size_t rounding, TakeName(recipe, kRounding, kRoundingNames, 1));
   options.incoherence.kind = static_cast<IncoherenceKind>(kind);
   options.incoherence.blocks = static_cast<HadamardBlocks>(blocks);
+  QL_ASSIGN_OR_RETURN(const size_t scales,
+                      TakeName(recipe, kScales, kScaleNames, static_cast<size_t>(defaults.scales)));
   options.ldlq = rounding == 1;
+  options.scales = static_cast<TileScales>(scales);
   QL_ASSIGN_OR_RETURN(options.incoherence.input_seed, TakeSeed(recipe, kInputSigns));
   QL_ASSIGN_OR_RETURN(options.incoherence.output_seed, TakeSeed(recipe, kOutputSigns));
   if (options.incoherence.kind == IncoherenceKind::kNone && blocks != 0) {
@@ -67,10 +77,49 @@ absl::StatusOr<TileOptions> TileOptions::TakeFrom(Recipe& recipe) {
   return options;
 }
 
+absl::Status TakeOutlierOptions(Recipe& recipe, TileOutlierOptions& outliers) {
+  if (const auto it = recipe.options.find(kOutliers); it != recipe.options.end()) {
+    if (!absl::SimpleAtod(it->second, &outliers.share) ||
+        !(outliers.share >= 0 && outliers.share <= kMaxOutliers)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(recipe.codec, ": outliers=", it->second, ": allowed are 0 to 0.25"));
+    }
+    recipe.options.erase(it);
+  }
+  if (const auto it = recipe.options.find(kIndexBits); it != recipe.options.end()) {
+    if (it->second != "auto" &&
+        (!absl::SimpleAtoi(it->second, &outliers.index_bits) ||
+         outliers.index_bits < kMinIndexBits || outliers.index_bits > kMaxIndexBits)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(recipe.codec, ": index_bits=", it->second, ": allowed are auto, 2 to 8"));
+    }
+    recipe.options.erase(it);
+  }
+  if (outliers.index_bits != 0 && outliers.share == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        recipe.codec, ": index_bits=", outliers.index_bits, ": there are no outliers"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckAllTaken(const Recipe& recipe, absl::string_view allowed) {
+  if (recipe.options.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      recipe.codec, ": unknown key '", recipe.options.begin()->first, "': allowed are ", allowed));
+}
+
 void TileOptions::AddTo(Recipe& recipe, bool resolved) const {
   const IncoherenceKind kind = incoherence.kind;
   recipe.options[kKind] = std::string(kKindNames[static_cast<size_t>(kind)]);
   recipe.options[kRounding] = std::string(kRoundingNames[ldlq ? 1 : 0]);
+  recipe.options[kScales] = std::string(kScaleNames[static_cast<size_t>(scales)]);
+  if (recipe.options.contains("inner")) {
+    recipe.options[kOutliers] = ShortestDecimal(outliers.share);
+  }
+  if (outliers.share > 0) {
+    recipe.options[kIndexBits] =
+        outliers.index_bits == 0 ? "auto" : absl::StrCat(outliers.index_bits);
+  }
   if (kind == IncoherenceKind::kNone) return;
   recipe.options[kBlocks] = std::string(kBlockNames[static_cast<size_t>(incoherence.blocks)]);
   if (!resolved) return;
@@ -88,7 +137,8 @@ std::vector<std::pair<std::string, std::string>> TileOptionDescriptions() {
       {kBlocks,
        "full transforms where the size allows, or in blocks of 128 (faster at run time); "
        "default full"},
-      {kRounding, "ldlq (feedback of rounding errors, with calibration) or nearest; default ldlq"}};
+      {kRounding, "ldlq (feedback of rounding errors, with calibration) or nearest; default ldlq"},
+      {kScales, "one scale for the tensor, or one per row (16 bits a row); default tensor"}};
 }
 
 }  // namespace quantloom

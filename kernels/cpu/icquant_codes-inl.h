@@ -30,21 +30,23 @@ HWY_INLINE Bytes64 UnpackCodes(const uint8_t* block) {
     const __m512i shifts = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(4), 1);
     return _mm512_and_si512(_mm512_srlv_epi16(twice, shifts), mask(15));
   }
-  const __m512i two_bits = _mm512_srlv_epi32(
-      _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block))),
-      _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6));
-  if constexpr (kBits == 2) return _mm512_and_si512(two_bits, mask(3));
-  int64_t one_bits;
-  hwy::CopyBytes<8>(block + (kBits == 3 ? 16 : 0), &one_bits);
-  const __m512i eight_times = _mm512_set1_epi64(one_bits);
+  const auto broadcast_8 = [](const uint8_t* bytes) HWY_ATTR {
+    int64_t eight;
+    hwy::CopyBytes<8>(bytes, &eight);
+    return _mm512_set1_epi64(eight);
+  };
   if constexpr (kBits == 1) {
     return _mm512_and_si512(
-        _mm512_srlv_epi64(eight_times, _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7)), mask(1));
+        _mm512_srlv_epi64(broadcast_8(block), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7)), mask(1));
   } else {
+    const __m512i two_bits = _mm512_srlv_epi32(
+        _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block))),
+        _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6));
+    if constexpr (kBits == 2) return _mm512_and_si512(two_bits, mask(3));
     // Bit j of each byte belongs at bit 2: rotated right by j - 2. (high & 4) | (two_bits & 3) is
     // "high where the mask 4 is set, else two_bits" with bits 3 and up cleared.
     const __m512i high =
-        _mm512_rorv_epi64(eight_times, _mm512_setr_epi64(62, 63, 0, 1, 2, 3, 4, 5));
+        _mm512_rorv_epi64(broadcast_8(block + 16), _mm512_setr_epi64(62, 63, 0, 1, 2, 3, 4, 5));
     const __m512i merged = _mm512_ternarylogic_epi64(mask(4), high, two_bits, 0xCA);
     return _mm512_and_si512(merged, mask(7));
   }
@@ -57,19 +59,23 @@ HWY_INLINE Bytes64 UnpackCodes(const uint8_t* block) {
     const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block));
     return both(pairs, _mm256_srli_epi16(pairs, 4), 15);
   }
-  const __m256i twice =
-      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));
-  const Bytes64 two_bits =
-      both(_mm256_srlv_epi32(twice, _mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2)),
-           _mm256_srlv_epi32(twice, _mm256_setr_epi32(4, 4, 4, 4, 6, 6, 6, 6)), 3);
-  if constexpr (kBits == 2) return two_bits;
-  int64_t one_bits;
-  hwy::CopyBytes<8>(block + (kBits == 3 ? 16 : 0), &one_bits);
-  const __m256i four_times = _mm256_set1_epi64x(one_bits);
+  const auto broadcast_8 = [](const uint8_t* bytes) HWY_ATTR {
+    int64_t eight;
+    hwy::CopyBytes<8>(bytes, &eight);
+    return _mm256_set1_epi64x(eight);
+  };
   if constexpr (kBits == 1) {
+    const __m256i four_times = broadcast_8(block);
     return both(_mm256_srlv_epi64(four_times, _mm256_setr_epi64x(0, 1, 2, 3)),
                 _mm256_srlv_epi64(four_times, _mm256_setr_epi64x(4, 5, 6, 7)), 1);
   } else {
+    const __m256i twice =
+        _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));
+    const Bytes64 two_bits =
+        both(_mm256_srlv_epi32(twice, _mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2)),
+             _mm256_srlv_epi32(twice, _mm256_setr_epi32(4, 4, 4, 4, 6, 6, 6, 6)), 3);
+    if constexpr (kBits == 2) return two_bits;
+    const __m256i four_times = broadcast_8(block + 16);
     // Bit j of each byte belongs at bit 2. The first four are shifted left by 2 beforehand; what
     // that drops belongs to bits 6 and 7.
     const __m256i ahead = _mm256_slli_epi64(four_times, 2);

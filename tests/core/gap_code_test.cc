@@ -14,7 +14,10 @@ std::vector<uint32_t> DecodeSegment(const std::vector<uint8_t>& stream, int inde
                                     uint64_t first, uint32_t count) {
   std::vector<uint32_t> columns;
   ForEachSegmentOutlier(stream.data(), index_bits, first, count,
-                        [&](uint32_t column) { columns.push_back(column); });
+                        [&](uint32_t column, uint32_t symbol) {
+                          EXPECT_LT(symbol, count);
+                          columns.push_back(column);
+                        });
   return columns;
 }
 

@@ -1,11 +1,15 @@
-// The codecs that are made of tiles, `qtip` and `quip`, through the codec interface.
+// The codecs that are made of tiles, `qtip`, `quip` and `icquant` on top of their tiles, through
+// the codec interface.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/codec/plane_set.h"
@@ -78,8 +82,8 @@ class TileCodecsTest : public ::testing::TestWithParam<const char*> {
 };
 
 TEST_P(TileCodecsTest, ReportsTheProxyLossOfWhatItDecodesTo) {
-  for (const char* options :
-       {"", ",incoherence=input", ",incoherence=none", ",hadamard=128", ",rounding=nearest"}) {
+  for (const char* options : {"", ",incoherence=input", ",incoherence=none",
+                              ",incoherence=two-sided,hadamard=128", ",rounding=nearest"}) {
     SCOPED_TRACE(options);
     const Input input(32, 64, 1);
     const EncodedMatrix encoded = input.Encode(recipe() + options);
@@ -188,9 +192,9 @@ TEST_P(TileCodecsTest, RejectsWeightsThatAreNotFinite) {
 }
 
 TEST_P(TileCodecsTest, RejectsPlanesThatContradictTheRecipe) {
-  const Input input(32, 32, 9);
+  const Input input(20, 32, 9);
   const EncodedMatrix good = input.Encode(recipe());
-  const auto status = [&](const EncodedMatrix& encoded, uint64_t rows = 32, uint64_t cols = 32) {
+  const auto status = [&](const EncodedMatrix& encoded, uint64_t rows = 20, uint64_t cols = 32) {
     return OpenMatrix(encoded.recipe, rows, cols, Views(encoded.planes)).status();
   };
   EXPECT_TRUE(status(good).ok());
@@ -198,7 +202,7 @@ TEST_P(TileCodecsTest, RejectsPlanesThatContradictTheRecipe) {
   EXPECT_TRUE(absl::IsDataLoss(status(good, uint64_t{1} << 30, uint64_t{1} << 30)));
   EXPECT_TRUE(absl::IsInvalidArgument(status(good, 0, 32)));
   EncodedMatrix bad = good;
-  bad.planes.pop_back();
+  bad.planes.erase(bad.planes.begin() + 1);
   EXPECT_THAT(std::string(status(bad).message()), HasSubstr("'scale' is missing"));
   bad = good;
   bad.planes.push_back(NewPlane("extra", DType::kU8, 1));
@@ -215,13 +219,78 @@ TEST_P(TileCodecsTest, RejectsPlanesThatContradictTheRecipe) {
 INSTANTIATE_TEST_SUITE_P(Recipes, TileCodecsTest,
                          ::testing::Values("qtip:bits=2", "qtip:bits=1,code=3inst",
                                            "qtip:bits=2.5,code=1mad", "qtip:bits=3,code=hyb",
-                                           "quip:bits=2", "quip:bits=3", "quip:bits=4"));
+                                           "quip:bits=2", "quip:bits=3", "quip:bits=4",
+                                           "qtip:bits=2,scales=row", "icquant:bits=2,inner=trellis",
+                                           "icquant:bits=1.5,inner=trellis,outliers=0.2,code=hyb",
+                                           "icquant:bits=3,inner=e8p,outliers=0.1"));
+
+class TileOutliersTest : public ::testing::TestWithParam<const char*> {};
+
+// Every row's largest weights are outliers: they decode to at most 2^n levels of the row, whatever
+// the tiles hold in their place.
+TEST_P(TileOutliersTest, TheLargestWeightsHaveLevelsOfTheirOwn) {
+  constexpr uint64_t kRows = 24, kCols = 320, kOutliers = 32;  // two segments
+  Input input(kRows, kCols, 10);
+  for (uint64_t i = 0; i < input.weights.size(); i += 10) input.weights[i] *= 20;
+  const std::string recipe = absl::StrCat("icquant:outliers=0.1,rounding=nearest,", GetParam());
+  const std::vector<float> decoded = input.Decode(input.Encode(recipe, false));
+  for (uint64_t r = 0; r < kRows; ++r) {
+    std::vector<std::pair<float, float>> row;  // |w|, decoded
+    for (uint64_t c = 0; c < kCols; ++c) {
+      row.emplace_back(std::fabs(input.weights[r * kCols + c]), decoded[r * kCols + c]);
+    }
+    std::sort(row.rbegin(), row.rend());
+    std::set<float> levels;
+    for (uint64_t i = 0; i < kOutliers; ++i) levels.insert(row[i].second);
+    EXPECT_LE(levels.size(), 4u);
+  }
+}
+
+TEST_P(TileOutliersTest, HeavyTailsCostLessThanWithoutOutlierCoding) {
+  Input input(32, 320, 11);
+  for (uint64_t i = 0; i < input.weights.size(); i += 25) input.weights[i] *= 12;
+  const auto error = [&](const char* outliers) {
+    const EncodedMatrix encoded = input.Encode(absl::StrCat("icquant:", GetParam(), outliers));
+    return PlainProxyLoss(input, input.Decode(encoded));
+  };
+  EXPECT_LT(error(",outliers=0.05"), 0.5 * error(",outliers=0"));
+}
+
+TEST_P(TileOutliersTest, DamageIsDataLossNamingThePlane) {
+  const Input input(20, 320, 12);
+  const EncodedMatrix good = input.Encode(absl::StrCat("icquant:", GetParam()), false);
+  for (size_t i = 1; i < good.planes.size(); ++i) {
+    EncodedMatrix bad = good;
+    bad.planes.erase(bad.planes.begin() + static_cast<std::ptrdiff_t>(i));
+    const auto status = OpenMatrix(bad.recipe, input.rows, input.cols, Views(bad.planes)).status();
+    EXPECT_TRUE(absl::IsDataLoss(status));
+    EXPECT_THAT(std::string(status.message()), HasSubstr(good.planes[i].name));
+  }
+  EncodedMatrix bad = good;
+  Plane& scale = *std::find_if(bad.planes.begin(), bad.planes.end(),
+                               [](const Plane& p) { return p.name == "outlier_scale"; });
+  scale.bytes[1] = 0x7f;
+  scale.bytes[0] = 0xc0;  // NaN
+  const auto status = OpenMatrix(bad.recipe, input.rows, input.cols, Views(bad.planes)).status();
+  EXPECT_TRUE(absl::IsDataLoss(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("outlier_scale"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Inner, TileOutliersTest,
+                         ::testing::Values("bits=2,inner=trellis", "bits=2,inner=e8p"));
 
 TEST(TileRecipes, AreCanonicalWithDefaults) {
-  EXPECT_EQ(CreateCodec("qtip").value()->recipe(),
-            "qtip:bits=2,code=mul1,hadamard=full,incoherence=two-sided,rounding=ldlq");
+  EXPECT_EQ(
+      CreateCodec("qtip").value()->recipe(),
+      "qtip:bits=2,code=mul1,hadamard=full,incoherence=two-sided,rounding=ldlq,scales=tensor");
   EXPECT_EQ(CreateCodec("quip:bits=4,incoherence=none").value()->recipe(),
-            "quip:bits=4,incoherence=none,rounding=ldlq");
+            "quip:bits=4,incoherence=none,rounding=ldlq,scales=tensor");
+  EXPECT_EQ(CreateCodec("icquant:bits=2,inner=trellis").value()->recipe(),
+            "icquant:bits=2,code=mul1,incoherence=none,index_bits=auto,inner=trellis,"
+            "outliers=0.05,rounding=ldlq,scales=row");
+  EXPECT_EQ(CreateCodec("icquant:inner=e8p,outliers=0,incoherence=two-sided").value()->recipe(),
+            "icquant:bits=2,hadamard=full,incoherence=two-sided,inner=e8p,outliers=0,"
+            "rounding=ldlq,scales=row");
 }
 
 TEST(TileRecipes, NameWhatIsWrong) {

@@ -36,7 +36,7 @@ inline std::string Describe(const IcquantShape& shape) {
 class RandomIcquant {
  public:
   RandomIcquant(const IcquantShape& shape, uint32_t seed) : shape_(shape), random_(seed) {
-    if (IcquantRowOutliers(kOutliers, shape.cols) == 0) shape_.outliers = false;
+    if (RowOutliers(kOutliers, shape.cols) == 0) shape_.outliers = false;
     AddCodes();
     if (shape_.outliers) AddIndex();
     AddLevels();
@@ -98,12 +98,12 @@ class RandomIcquant {
 
   void AddIndex() {
     const uint64_t segments = (shape_.cols + 255) / 256;
-    const uint64_t per_row = IcquantRowOutliers(kOutliers, shape_.cols);
+    const uint64_t per_row = RowOutliers(kOutliers, shape_.cols);
     std::vector<uint8_t> counts, index(shape_.rows * (shape_.cols + 8));
     std::vector<uint32_t> columns(shape_.cols), base;
     uint64_t symbols = 0;
     for (uint64_t row = 0; row < shape_.rows; ++row) {
-      if (row % IcquantMatrix::kBaseRows == 0) base.push_back(static_cast<uint32_t>(symbols));
+      if (row % OutlierIndex::kBaseRows == 0) base.push_back(static_cast<uint32_t>(symbols));
       for (uint64_t c = 0; c < shape_.cols; ++c) columns[c] = static_cast<uint32_t>(c);
       std::shuffle(columns.begin(), columns.end(), random_);
       std::sort(columns.begin(), columns.begin() + static_cast<int64_t>(per_row));

@@ -1,4 +1,4 @@
-// Damaged planes of a stored ICQuant matrix: refused, or decoded to finite values.
+// Damaged planes of a stored matrix of any codec: refused, or decoded to finite values.
 //
 // Input: the recipe's number, then edits of four bytes: plane; offset (two bytes, little-endian,
 // modulo the plane's size); value to XOR. An edit of value 0 cuts the plane off at the offset.
@@ -36,6 +36,11 @@ const std::vector<EncodedMatrix>& Samples() {
       Encode("icquant:bits=1,codebook=tensor,index_bits=8"),
       Encode("icquant:bits=4,inner=rtn,codebook=range"),
       Encode("icquant:bits=8"),
+      Encode("icquant:bits=2,inner=trellis,outliers=0.1"),
+      Encode("icquant:bits=3,inner=e8p,index_bits=4"),
+      Encode("qtip:bits=1.5,code=hyb"),
+      Encode("quip:bits=4,scales=row"),
+      Encode("rtn:bits=4,group=48"),
   };
   return *kSamples;
 }
