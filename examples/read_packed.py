@@ -153,8 +153,8 @@ class PackedModel:
             dtype, array = self.plane(tensor, tensor["planes"][0])
             return from_bf16(array) if dtype == "BF16" else array.astype(np.float32)
         codec, options = parse_recipe(tensor["recipe"])
-        if codec != "icquant":
-            raise ValueError(f"{name}: this reader does not know codec {codec}")
+        if codec != "icquant" or options["inner"] in ("trellis", "e8p") or options.get("incoherence", "none") != "none":
+            raise ValueError(f"{name}: this reader does not know {tensor['recipe']}")
         planes = {plane["name"]: self.plane(tensor, plane)[1] for plane in tensor["planes"]}
         rows, cols = tensor["shape"]
         return decode_icquant(planes, rows, cols, options)

@@ -25,6 +25,7 @@
 #include "core/codec/icquant_tiles.h"
 #include "core/codec/outlier_index.h"
 #include "core/codec/plane_set.h"
+#include "core/codec/recipe_options.h"
 #include "core/codec/registry.h"
 #include "core/rounding/hessian_factors.h"
 #include "core/rounding/ldlq.h"
@@ -246,9 +247,9 @@ class Encoding {
   // Positions and levels from the weights, then codes with feedback; then, positions kept, levels
   // from the targets of those codes, which are spread wider than the weights, and codes anew.
   absl::StatusOr<EncodedMatrix> RoundWithFeedback(HessianFactors& hessian) {
-    const Incoherence as_it_is(source_.rows, source_.cols, {.kind = IncoherenceKind::kNone});
+    const Incoherence incoherence(source_.rows, source_.cols, form_.options.incoherence);
     QL_ASSIGN_OR_RETURN(const auto factored,
-                        hessian.Factor(as_it_is, 1, ColumnOrder::kByImportance, team_));
+                        hessian.Factor(incoherence, 1, ColumnOrder::kByImportance, team_));
     const BlockLdl& ldl = factored->ldl;
     const std::vector<float> weights_t = WeightsInOrder(factored->columns);
     std::vector<float> decoded_t(weights_t.size());
@@ -328,7 +329,7 @@ class Encoding {
                           index_.Write("icquant", options.index_bits, encoded.planes));
     }
     encoded.relative_error = relative_error;
-    encoded.recipe = options.ToRecipe();
+    encoded.recipe = options.ToRecipe(/*stored=*/true);
     return encoded;
   }
 
@@ -398,11 +399,27 @@ class IcquantCodec final : public Codec {
  public:
   explicit IcquantCodec(const IcquantOptions& options) : options_(options) {}
 
-  std::string recipe() const override { return options_.ToRecipe(); }
+  bool transforms_outputs() const override {
+    return options_.incoherence.kind == IncoherenceKind::kTwoSided;
+  }
+
+  std::string recipe() const override { return options_.ToRecipe(/*stored=*/false); }
 
   absl::StatusOr<EncodedMatrix> Encode(const EncodeInput& input, ThreadTeam& team) const override {
-    QL_ASSIGN_OR_RETURN(const Source source, CheckedSource(input, team));
+    QL_ASSIGN_OR_RETURN(Source source, CheckedSource(input, team));
     IcquantOptions options = options_;
+    std::vector<float> transformed;
+    if (options.incoherence.kind != IncoherenceKind::kNone) {
+      options.incoherence.input_seed = input.input_seed;
+      options.incoherence.output_seed = input.output_seed;
+      transformed.assign(input.weights.begin(), input.weights.end());
+      Incoherence(input.rows, input.cols, options.incoherence)
+          .TransformWeights(absl::MakeSpan(transformed), team);
+      // The inputs' importance is spread over all columns.
+      QL_ASSIGN_OR_RETURN(
+          source,
+          CheckedSource({.weights = transformed, .rows = input.rows, .cols = input.cols}, team));
+    }
     if (RowOutliers(options.outliers, input.cols) == 0) {
       options.outliers = 0;
       options.index_bits = 0;
@@ -455,6 +472,7 @@ CodecRegistration IcquantRegistration() {
                     {"offset",
                      "row (int8 codebooks also have an offset per row), none, or auto; "
                      "default auto"},
+                    IncoherenceDescription("none"),
                     {"rounding",
                      "ldlq (feedback of rounding errors, with calibration) or nearest; default "
                      "ldlq, or nearest with 8 bits"},

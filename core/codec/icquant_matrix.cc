@@ -25,16 +25,20 @@ uint16_t LoadU16(const uint8_t* plane, uint64_t i) {
 }  // namespace
 
 IcquantMatrix::IcquantMatrix(const IcquantOptions& options, uint64_t rows, uint64_t cols)
-    : PackedMatrix(options.ToRecipe(), rows, cols),
+    : PackedMatrix(options.ToRecipe(/*stored=*/true), rows, cols),
       options_(options),
-      code_row_bytes_(CodeRowBytes(options.bits, cols)) {}
+      code_row_bytes_(CodeRowBytes(options.bits, cols)) {
+  if (options.incoherence.kind != IncoherenceKind::kNone) {
+    incoherence_.emplace(rows, cols, options.incoherence);
+  }
+}
 
 absl::StatusOr<std::unique_ptr<IcquantMatrix>> IcquantMatrix::Open(
     const IcquantOptions& options, uint64_t rows, uint64_t cols,
     absl::Span<const PlaneView> planes) {
   if (!options.resolved()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("icquant: '", options.ToRecipe(), "' leaves choices to the encoder"));
+    return absl::InvalidArgumentError(absl::StrCat("icquant: '", options.ToRecipe(/*stored=*/false),
+                                                   "' leaves choices to the encoder"));
   }
   QL_RETURN_IF_ERROR(CheckShape("icquant", rows, cols));
   if (options.outliers > 0 && RowOutliers(options.outliers, cols) == 0) {

@@ -34,6 +34,7 @@
 #include "core/codec/code_packing.h"
 #include "core/codec/codec.h"
 #include "core/codec/outlier_index.h"
+#include "core/transform/incoherence.h"
 
 namespace quantloom {
 
@@ -53,11 +54,13 @@ struct IcquantOptions {
   IcquantOffset offset = IcquantOffset::kAuto;  // form int8 only
   int index_bits = 0;                           // B, 2..8; 0: auto, or no outliers
   IcquantRounding rounding = IcquantRounding::kLdlq;
+  IncoherenceOptions incoherence = {.kind = IncoherenceKind::kNone};  // seeds: resolved only
 
   // INVALID_ARGUMENT naming the key and its allowed values.
-  static absl::StatusOr<IcquantOptions> FromRecipe(const Recipe& recipe);
-  // Canonical: keys in alphabetical order, those without a meaning left out.
-  std::string ToRecipe() const;
+  static absl::StatusOr<IcquantOptions> FromRecipe(Recipe recipe);
+  // Canonical: keys in alphabetical order, those without a meaning left out. `stored`: of a stored
+  // matrix, with the seeds that decoding needs.
+  std::string ToRecipe(bool stored) const;
   // Whether nothing is left to the encoder.
   bool resolved() const;
 };
@@ -71,6 +74,9 @@ class IcquantMatrix final : public PackedMatrix {
                                                              absl::Span<const PlaneView> planes);
 
   const IcquantOptions& options() const { return options_; }
+  const Incoherence* incoherence() const override {
+    return incoherence_ ? &*incoherence_ : nullptr;
+  }
   int code_bits() const { return options_.bits; }
   bool has_outliers() const { return index_.has_value(); }
   // Levels of a row: 2^n, or 2^(n+1) with outliers.
@@ -117,6 +123,7 @@ class IcquantMatrix final : public PackedMatrix {
   uint64_t stored_bytes_ = 0;
   BitBreakdown bits_;
   const uint8_t* codes_ = nullptr;
+  std::optional<Incoherence> incoherence_;
   std::optional<OutlierIndex> index_;
   const int8_t* centroids_ = nullptr;     // integer forms, n <= 4
   const uint8_t* half_levels_ = nullptr;  // F16: form fp16

@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status.h"
 #include "core/codec/icquant_matrix.h"
+#include "core/codec/recipe_options.h"
 
 namespace quantloom {
 namespace {
@@ -67,9 +68,11 @@ absl::Status SetOption(absl::string_view key, absl::string_view value, IcquantOp
       return BadValue(key, value, "auto, 2 to 8");
     }
   } else {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "icquant: unknown key '", key,
-        "': allowed are bits, codebook, index_bits, inner, offset, outliers, rounding"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("icquant: unknown key '", key,
+                     "': allowed are bits, codebook, hadamard, incoherence, index_bits, inner, "
+                     "offset, outliers, "
+                     "rounding"));
   }
   return absl::OkStatus();
 }
@@ -105,8 +108,9 @@ absl::Status CheckCombination(const IcquantOptions& options) {
 
 }  // namespace
 
-absl::StatusOr<IcquantOptions> IcquantOptions::FromRecipe(const Recipe& recipe) {
+absl::StatusOr<IcquantOptions> IcquantOptions::FromRecipe(Recipe recipe) {
   IcquantOptions options;
+  QL_ASSIGN_OR_RETURN(options.incoherence, TakeIncoherence(recipe, IncoherenceKind::kNone));
   for (const auto& [key, value] : recipe.options) {
     QL_RETURN_IF_ERROR(SetOption(key, value, options));
   }
@@ -120,7 +124,7 @@ absl::StatusOr<IcquantOptions> IcquantOptions::FromRecipe(const Recipe& recipe) 
   return options;
 }
 
-std::string IcquantOptions::ToRecipe() const {
+std::string IcquantOptions::ToRecipe(bool stored) const {
   Recipe recipe{.codec = "icquant", .options = {}};
   recipe.options["bits"] = absl::StrCat(bits);
   recipe.options["inner"] = std::string(kInnerNames[static_cast<int>(inner)]);
@@ -132,6 +136,7 @@ std::string IcquantOptions::ToRecipe() const {
   if (outliers > 0) {
     recipe.options["index_bits"] = index_bits == 0 ? "auto" : absl::StrCat(index_bits);
   }
+  AddIncoherence(incoherence, stored, recipe);
   recipe.options["rounding"] = std::string(kRoundingNames[static_cast<int>(rounding)]);
   return recipe.ToString();
 }

@@ -22,6 +22,7 @@
 #include "absl/types/span.h"
 #include "core/base/parallel.h"
 #include "core/codec/codec.h"
+#include "core/codec/recipe_options.h"
 #include "core/codec/tile_outliers.h"
 #include "core/transform/incoherence.h"
 
@@ -68,8 +69,6 @@ struct TileOptions {
 
 // Takes `outliers` and `index_bits` out of `recipe`. Errors as TakeFrom's.
 absl::Status TakeOutlierOptions(Recipe& recipe, TileOutlierOptions& outliers);
-// INVALID_ARGUMENT naming a key that is left; `allowed` says which there are.
-absl::Status CheckAllTaken(const Recipe& recipe, absl::string_view allowed);
 
 // The documentation of the keys that TakeFrom takes, for CodecInfo.
 std::vector<std::pair<std::string, std::string>> TileOptionDescriptions();

@@ -44,19 +44,16 @@ class DecodedOperator final : public LinearOperator {
     }
   }
 
-  void DecodeRow(uint64_t row, float* out) const override {
-    matrix_->DecodeTile(row, 1, 0, cols(), out, cols());
-    const Incoherence* incoherence = matrix_->incoherence();
-    if (incoherence == nullptr || incoherence->input() == nullptr) return;
-    incoherence->input()->Apply(Direction::kTransposed, absl::MakeSpan(out, cols()));
-  }
-
   uint64_t weight_bytes() const override {
     const double weights = static_cast<double>(rows()) * static_cast<double>(cols());
     return static_cast<uint64_t>(std::llround(matrix_->bits().total() * weights / 8));
   }
 
  private:
+  void DecodeStoredRow(uint64_t row, float* out) const override {
+    matrix_->DecodeTile(row, 1, 0, cols(), out, cols());
+  }
+
   std::unique_ptr<PackedMatrix> matrix_;
   size_t stride_;  // floats of a decoded row: cols rounded up to 16, zeros behind
 };

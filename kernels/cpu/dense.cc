@@ -107,7 +107,10 @@ class DenseOperator final : public LinearOperator {
     });
   }
 
-  void DecodeRow(uint64_t row, float* out) const override {
+  uint64_t weight_bytes() const override { return values_.size(); }
+
+ private:
+  void DecodeStoredRow(uint64_t row, float* out) const override {
     const uint8_t* from = values_.data() + row * stride_ * element_;
     if (dtype_ == DType::kF32) {
       memcpy(out, from, cols() * sizeof(float));
@@ -119,9 +122,6 @@ class DenseOperator final : public LinearOperator {
     }
   }
 
-  uint64_t weight_bytes() const override { return values_.size(); }
-
- private:
   DType dtype_;
   size_t element_;  // bytes
   size_t stride_;   // elements of a stored row: cols rounded up to 16, zeros behind

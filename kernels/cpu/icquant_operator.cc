@@ -24,6 +24,7 @@ class IcquantOperator final : public LinearOperator {
   }
 
   bool needs_quantized_activations() const override { return matrix_->integer_form(); }
+  const Incoherence* incoherence() const override { return matrix_->incoherence(); }
 
   void Multiply(const Activations& x, size_t row_begin, size_t row_end, float* y,
                 size_t stride) const override {
@@ -35,10 +36,6 @@ class IcquantOperator final : public LinearOperator {
     });
   }
 
-  void DecodeRow(uint64_t row, float* out) const override {
-    matrix_->DecodeTile(row, 1, 0, cols(), out, cols());
-  }
-
   // Codes, bitmap, and the levels (whose plane the product reads in place).
   uint64_t weight_bytes() const override {
     const double level_bits = matrix_->bits().codebooks * static_cast<double>(rows() * cols());
@@ -47,6 +44,10 @@ class IcquantOperator final : public LinearOperator {
   }
 
  private:
+  void DecodeStoredRow(uint64_t row, float* out) const override {
+    matrix_->DecodeTile(row, 1, 0, cols(), out, cols());
+  }
+
   // Rows of whole blocks: the last block's codes, repacked as a block of 64 with zeros behind.
   void WidenLastBlocks() {
     const int bits = matrix_->code_bits();

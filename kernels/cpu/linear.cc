@@ -16,6 +16,12 @@ std::unique_ptr<LinearOperator> LinearOperator::FromPacked(std::unique_ptr<Packe
   return MakeDecodedOperator(std::move(matrix));
 }
 
+void LinearOperator::DecodeRow(uint64_t row, float* out) const {
+  DecodeStoredRow(row, out);
+  if (incoherence() == nullptr || incoherence()->input() == nullptr) return;
+  incoherence()->input()->Apply(Direction::kTransposed, absl::MakeSpan(out, cols()));
+}
+
 bool LinearOperator::decodes_rows() const {
   return incoherence() == nullptr || incoherence()->output() == nullptr;
 }

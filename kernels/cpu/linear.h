@@ -106,12 +106,15 @@ class LinearOperator {
   bool decodes_rows() const;
   // Row `row` of W as floats (embedding look-up): the codec's exact values, incoherence processing
   // undone.
-  virtual void DecodeRow(uint64_t row, float* out) const = 0;
+  void DecodeRow(uint64_t row, float* out) const;
   // Bytes a product with one activation row reads from memory.
   virtual uint64_t weight_bytes() const = 0;
 
  protected:
   LinearOperator(uint64_t rows, uint64_t cols) : rows_(rows), cols_(cols) {}
+
+  // Row `row` as it is stored, of W~ where there is incoherence processing.
+  virtual void DecodeStoredRow(uint64_t row, float* out) const = 0;
 
  private:
   uint64_t rows_;

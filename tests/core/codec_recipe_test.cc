@@ -106,19 +106,25 @@ struct CanonicalCase {
 TEST(IcquantRecipeTest, Recipe_IsCanonicalWithDefaults) {
   const CanonicalCase cases[] = {
       {"icquant",
-       "icquant:bits=4,codebook=auto,index_bits=auto,inner=kmeans,offset=auto,"
+       "icquant:bits=4,codebook=auto,incoherence=none,index_bits=auto,inner=kmeans,offset=auto,"
        "outliers=0.05,rounding=ldlq"},
       {"icquant:bits=8",
-       "icquant:bits=8,codebook=auto,inner=rtn,offset=auto,outliers=0,rounding=nearest"},
+       "icquant:bits=8,codebook=auto,incoherence=none,inner=rtn,offset=auto,outliers=0,rounding="
+       "nearest"},
       {"icquant:bits=8,outliers=0.01",
-       "icquant:bits=8,codebook=auto,index_bits=auto,inner=rtn,offset=auto,outliers=0.01,"
+       "icquant:bits=8,codebook=auto,incoherence=none,index_bits=auto,inner=rtn,offset=auto,"
+       "outliers=0.01,"
        "rounding=nearest"},
       {"icquant:outliers=5e-2,bits=2,codebook=fp16,index_bits=6",
-       "icquant:bits=2,codebook=fp16,index_bits=6,inner=kmeans,outliers=0.05,rounding=ldlq"},
+       "icquant:bits=2,codebook=fp16,incoherence=none,index_bits=6,inner=kmeans,outliers=0.05,"
+       "rounding=ldlq"},
       {"icquant:outliers=-0,codebook=tensor,offset=none",
-       "icquant:bits=4,codebook=tensor,inner=kmeans,outliers=0,rounding=ldlq"},
+       "icquant:bits=4,codebook=tensor,incoherence=none,inner=kmeans,outliers=0,rounding=ldlq"},
+      {"icquant:outliers=0,codebook=fp16,incoherence=input,hadamard=128",
+       "icquant:bits=4,codebook=fp16,hadamard=128,incoherence=input,inner=kmeans,outliers=0,"
+       "rounding=ldlq"},
       {"icquant:outliers=0.123456789012345",
-       "icquant:bits=4,codebook=auto,index_bits=auto,inner=kmeans,offset=auto,"
+       "icquant:bits=4,codebook=auto,incoherence=none,index_bits=auto,inner=kmeans,offset=auto,"
        "outliers=0.123456789012345,rounding=ldlq"},
   };
   for (const CanonicalCase& c : cases) {

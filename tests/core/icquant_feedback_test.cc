@@ -93,6 +93,23 @@ TEST_P(IcquantFeedbackTest, SameBytesForAnyNumberOfThreadsAndEveryTarget) {
   });
 }
 
+// Incoherence processing spreads what a few large columns hold, which is what outlier coding is
+// for: without outliers it must help, and the stored matrix must say how to undo it.
+TEST(IcquantIncoherenceTest, HelpsWhereOutliersAreNotCodedApart) {
+  std::vector<float> weights = GaussianWeights(kRows * kCols, 21);
+  for (uint64_t i = 0; i < weights.size(); i += 25) weights[i] *= 12;
+  const Hessian hessian = InputHessian(kCols, 22);
+  const auto loss = [&](absl::string_view recipe) {
+    const EncodedMatrix encoded = Encode(recipe, weights, kRows, kCols, &hessian, 2);
+    const double exact = PlainProxyLoss(hessian, weights, Decode(encoded, kRows, kCols));
+    EXPECT_NEAR(encoded.relative_error, exact, 1e-3 * exact);
+    return exact;
+  };
+  const std::string scalar = "icquant:bits=3,outliers=0,codebook=tensor";
+  EXPECT_LT(loss(scalar + ",incoherence=two-sided"), 0.5 * loss(scalar));
+  EXPECT_LT(loss(scalar + ",incoherence=input,hadamard=128"), loss(scalar));
+}
+
 INSTANTIATE_TEST_SUITE_P(Recipes, IcquantFeedbackTest,
                          ::testing::Values("icquant:bits=1,outliers=0.05", "icquant:bits=2",
                                            "icquant:bits=3,codebook=tensor",

@@ -1,0 +1,94 @@
+#include "core/codec/recipe_options.h"
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "core/base/status.h"
+
+namespace quantloom {
+namespace {
+
+constexpr char kKind[] = "incoherence";
+constexpr char kBlocks[] = "hadamard";
+constexpr char kInputSigns[] = "input_signs";
+constexpr char kOutputSigns[] = "output_signs";
+
+// One spelling per value, in the enums' order.
+constexpr absl::string_view kKindNames[] = {"none", "input", "two-sided"};
+constexpr absl::string_view kBlockNames[] = {"full", "128"};
+
+absl::StatusOr<uint64_t> TakeSeed(Recipe& recipe, const char* key) {
+  const auto it = recipe.options.find(key);
+  if (it == recipe.options.end()) return 0;
+  uint64_t seed = 0;
+  if (it->second.size() != 16 || !absl::SimpleHexAtoi(it->second, &seed)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(recipe.codec, ": ", key, "=", it->second, ": 16 hexadecimal digits"));
+  }
+  recipe.options.erase(it);
+  return seed;
+}
+
+}  // namespace
+
+absl::StatusOr<size_t> TakeName(Recipe& recipe, absl::string_view key,
+                                absl::Span<const absl::string_view> names, size_t otherwise) {
+  const auto it = recipe.options.find(std::string(key));
+  if (it == recipe.options.end()) return otherwise;
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (it->second == names[i]) {
+      recipe.options.erase(it);
+      return i;
+    }
+  }
+  return absl::InvalidArgumentError(absl::StrCat(recipe.codec, ": ", key, "=", it->second,
+                                                 ": allowed are ", absl::StrJoin(names, ", ")));
+}
+
+absl::Status CheckAllTaken(const Recipe& recipe, absl::string_view allowed) {
+  if (recipe.options.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      recipe.codec, ": unknown key '", recipe.options.begin()->first, "': allowed are ", allowed));
+}
+
+absl::StatusOr<IncoherenceOptions> TakeIncoherence(Recipe& recipe, IncoherenceKind otherwise) {
+  IncoherenceOptions incoherence;
+  QL_ASSIGN_OR_RETURN(const size_t kind,
+                      TakeName(recipe, kKind, kKindNames, static_cast<size_t>(otherwise)));
+  QL_ASSIGN_OR_RETURN(const size_t blocks, TakeName(recipe, kBlocks, kBlockNames, 0));
+  incoherence.kind = static_cast<IncoherenceKind>(kind);
+  incoherence.blocks = static_cast<HadamardBlocks>(blocks);
+  QL_ASSIGN_OR_RETURN(incoherence.input_seed, TakeSeed(recipe, kInputSigns));
+  QL_ASSIGN_OR_RETURN(incoherence.output_seed, TakeSeed(recipe, kOutputSigns));
+  if (incoherence.kind == IncoherenceKind::kNone && blocks != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(recipe.codec, ": hadamard=128: has no meaning with incoherence=none"));
+  }
+  return incoherence;
+}
+
+void AddIncoherence(const IncoherenceOptions& incoherence, bool resolved, Recipe& recipe) {
+  recipe.options[kKind] = std::string(kKindNames[static_cast<size_t>(incoherence.kind)]);
+  if (incoherence.kind == IncoherenceKind::kNone) return;
+  recipe.options[kBlocks] = std::string(kBlockNames[static_cast<size_t>(incoherence.blocks)]);
+  if (!resolved) return;
+  recipe.options[kInputSigns] = absl::StrFormat("%016x", incoherence.input_seed);
+  if (incoherence.kind == IncoherenceKind::kTwoSided) {
+    recipe.options[kOutputSigns] = absl::StrFormat("%016x", incoherence.output_seed);
+  }
+}
+
+std::pair<std::string, std::string> IncoherenceDescription(absl::string_view otherwise) {
+  return {kKind, absl::StrCat("randomized Hadamard transform on both sides (two-sided), on the "
+                              "input side alone (input), or none; default ",
+                              otherwise)};
+}
+
+std::pair<std::string, std::string> HadamardDescription() {
+  return {kBlocks,
+          "full transforms where the size allows, or in blocks of 128 (faster at run time); "
+          "default full"};
+}
+
+}  // namespace quantloom

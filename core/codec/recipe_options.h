@@ -1,0 +1,35 @@
+// Taking options out of a recipe, and those that several codecs share.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "core/codec/codec.h"
+#include "core/transform/incoherence.h"
+
+namespace quantloom {
+
+// Removes option `key` and returns the index of its value in `names`, or `otherwise` when it is not
+// there. INVALID_ARGUMENT naming key and allowed values.
+absl::StatusOr<size_t> TakeName(Recipe& recipe, absl::string_view key,
+                                absl::Span<const absl::string_view> names, size_t otherwise);
+
+// INVALID_ARGUMENT naming an option that is left; `allowed` says which there are.
+absl::Status CheckAllTaken(const Recipe& recipe, absl::string_view allowed);
+
+// Takes incoherence, hadamard, input_signs and output_signs. Errors as TakeName's.
+absl::StatusOr<IncoherenceOptions> TakeIncoherence(Recipe& recipe, IncoherenceKind otherwise);
+// Adds them; the seeds only when `resolved`.
+void AddIncoherence(const IncoherenceOptions& incoherence, bool resolved, Recipe& recipe);
+
+// The documentation of `incoherence` and `hadamard`, for CodecInfo.
+std::pair<std::string, std::string> IncoherenceDescription(absl::string_view otherwise);
+std::pair<std::string, std::string> HadamardDescription();
+
+}  // namespace quantloom
