@@ -45,6 +45,7 @@ struct QuantizeArguments {
   std::string calibration_file;
   std::string calibration_path;
   std::optional<uint32_t> calibration_tokens;
+  bool source_activations = false;
   std::string evaluation_file;
   std::string evaluation_path;
   uint32_t windows = 0;
@@ -86,6 +87,9 @@ absl::StatusOr<QuantizeRequest> MakeQuantizeRequest(const QuantizeArguments& arg
   if (arguments.calibration_tokens.has_value()) {
     request.mutable_calibration()->set_tokens(*arguments.calibration_tokens);
   }
+  if (arguments.source_activations) {
+    request.mutable_calibration()->set_activations(v1::Calibration::ACTIVATIONS_SOURCE);
+  }
   if (!arguments.evaluation_path.empty()) {
     request.mutable_evaluation()->set_path(arguments.evaluation_path);
   }
@@ -125,6 +129,9 @@ void AddTextOptions(CLI::App& command, QuantizeArguments& arguments) {
       .add_option("--calibration-tokens", arguments.calibration_tokens,
                   "Tokens to calibrate on [8192]; 0: none, every weight counts the same")
       ->type_name("N");
+  command.add_flag("--source-activations", arguments.source_activations,
+                   "Calibrate on the source model's activations, not on those that the layers "
+                   "already quantized leave");
   CLI::Option* evaluate =
       command
           .add_option("--evaluate", arguments.evaluation_file,

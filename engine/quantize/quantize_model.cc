@@ -205,7 +205,7 @@ class QuantizeRun {
       const PlannedTensor& tensor = *FindPlanned(linear->name);
       QL_RETURN_IF_ERROR(EnsureEncoded(tensor, group[0]->name, &factors));
       if (tensor.spec.role != TensorSpec::Role::kLinear) continue;
-      if (!tensor.codec) {
+      if (!tensor.codec || options_.calibrate_on_source) {
         QL_ASSIGN_OR_RETURN(linear->matrix,
                             weights.Matrix(linear->name, linear->rows, linear->cols));
         continue;

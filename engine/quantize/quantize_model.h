@@ -32,6 +32,8 @@ struct QuantizeOptions {
   // Calibration text (UTF-8), or empty: sampled from the source model. Used for column importance.
   std::string calibration_text;
   uint32_t calibration_tokens = 8192;  // 0: uniform importance
+  // Calibration on the source's activations, not on what the quantized layers below leave.
+  bool calibrate_on_source = false;
 
   // Text to measure quality on, or empty: no perplexity in the report.
   std::string evaluation_text;

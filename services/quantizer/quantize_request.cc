@@ -92,6 +92,11 @@ absl::Status AcceptCalibration(v1::Calibration& calibration, const ConfinedRoot&
     return InvalidField("calibration.tokens",
                         absl::StrCat(calibration.tokens(), " is above ", kMaxCalibrationTokens));
   }
+  if (!v1::Calibration::Activations_IsValid(calibration.activations())) {
+    return InvalidField(
+        "calibration.activations",
+        absl::StrCat(calibration.activations(), " is not one of the enum's values"));
+  }
   return absl::OkStatus();
 }
 
@@ -144,6 +149,7 @@ absl::StatusOr<QuantizeOptions> ToQuantizeOptions(const v1::QuantizeRequest& acc
 
   const v1::Calibration& calibration = accepted.calibration();
   options.calibration_tokens = calibration.tokens();
+  options.calibrate_on_source = calibration.activations() == v1::Calibration::ACTIVATIONS_SOURCE;
   options.calibration_text = calibration.inline_text();
   if (calibration.has_path()) {
     QL_ASSIGN_OR_RETURN(options.calibration_text,

@@ -291,13 +291,41 @@ TEST_F(QuantizeModelTest, PerplexityIsThatOfAnIndependentForwardPass) {
   EXPECT_GT(Run("two")->quality->kl_mean, 10 * quality.kl_mean);
 }
 
+// The first layer's inputs are the same either way; from there on they differ, and with them what
+// is stored, unless nothing was lost before.
+TEST_F(QuantizeModelTest, CalibratesOnTheActivationsThatWereAskedFor) {
+  options_.calibration_text = kText;
+  options_.calibration_tokens = 64;
+  options_.evaluation_text.clear();
+  const auto run = [&](const std::string& name, bool on_source) {
+    options_.calibrate_on_source = on_source;
+    EXPECT_TRUE(Run(name).ok());
+    const auto packed = PackedModel::Open(Staging(name), Verify::kFull).value();
+    std::map<std::string, std::string> digests;
+    for (const PackedTensorInfo& tensor : packed->manifest().tensors) {
+      for (const PackedPlaneInfo& plane : tensor.planes) digests[tensor.name] += plane.sha256;
+    }
+    return digests;
+  };
+  auto on_quantized = run("quantized", false);
+  auto on_source = run("source_activations", true);
+  EXPECT_EQ(on_quantized["model.layers.0.self_attn.q_proj.weight"],
+            on_source["model.layers.0.self_attn.q_proj.weight"]);
+  EXPECT_NE(on_quantized["model.layers.1.mlp.down_proj.weight"],
+            on_source["model.layers.1.mlp.down_proj.weight"]);
+}
+
 TEST_F(QuantizeModelTest, AModelOfMixedCodecsIsTheModelOfItsDequantizedMatrices) {
   options_.recipe = "quip:bits=2";
   options_.embedding_recipe = "quip:bits=4,incoherence=input";
-  options_.overrides = {{"*.0.self_attn.k_proj*", "qtip:bits=2,hadamard=128"},
-                        {"*.0.self_attn.v_proj*", "qtip:bits=3,incoherence=input"},
-                        {"*.1.self_attn.k_proj*", "quip:bits=3,incoherence=none"},
-                        {"*.1.mlp.up_proj*", "icquant:bits=4,codebook=fp16"}};
+  options_.overrides = {
+      {"*.0.self_attn.k_proj*", "qtip:bits=2,hadamard=128"},
+      {"*.0.self_attn.v_proj*", "qtip:bits=3,incoherence=input"},
+      {"*.1.self_attn.k_proj*", "quip:bits=3,incoherence=none"},
+      {"*.1.mlp.up_proj*", "icquant:bits=4,codebook=fp16"},
+      {"*.1.mlp.gate_proj*", "icquant:bits=4,codebook=fp16,outliers=0,incoherence=two-sided"},
+      {"*.0.mlp.down_proj*", "icquant:bits=2.5,inner=trellis"},
+      {"*.1.mlp.down_proj*", "rtn:bits=4,group=16"}};
   options_.calibration_text = kText;
   options_.calibration_tokens = 64;
   options_.evaluation_text.clear();

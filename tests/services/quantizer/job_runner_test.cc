@@ -387,6 +387,7 @@ TEST_F(JobRunnerTest, Texts_AreReadFromTheSourceRoot) {
   job.request.set_recipe("icquant:bits=2");
   job.request.mutable_calibration()->set_inline_text("inline");
   job.request.mutable_calibration()->set_tokens(7);
+  job.request.mutable_calibration()->set_activations(v1::Calibration::ACTIVATIONS_SOURCE);
   job.request.mutable_evaluation()->set_path("text.txt");
   job.request.set_seed(5);
   ASSERT_TRUE(store_->Create(job, 100).ok());
@@ -397,6 +398,7 @@ TEST_F(JobRunnerTest, Texts_AreReadFromTheSourceRoot) {
   const QuantizeOptions options = work_.options().front();
   EXPECT_EQ(options.calibration_text, "inline");
   EXPECT_EQ(options.calibration_tokens, 7u);
+  EXPECT_TRUE(options.calibrate_on_source);
   EXPECT_EQ(options.evaluation_text, "some text");
   EXPECT_EQ(options.seed, 5u);
   EXPECT_EQ(options.source, fs::canonical(directory_.path()) / "sources/model.gguf");

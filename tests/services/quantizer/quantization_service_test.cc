@@ -414,6 +414,11 @@ const BadRequest kBadRequests[] = {
      kInvalid, "overrides"},
     {"CalibrationTokens", [](auto& r) { r.mutable_calibration()->set_tokens((1 << 20) + 1); },
      kInvalid, "calibration.tokens"},
+    {"CalibrationActivations",
+     [](auto& r) {
+       r.mutable_calibration()->set_activations(static_cast<v1::Calibration::Activations>(7));
+     },
+     kInvalid, "calibration.activations"},
     {"CalibrationPath", [](auto& r) { r.mutable_calibration()->set_path("nothing.txt"); }, kMissing,
      "calibration.path"},
     {"CalibrationOutside", [](auto& r) { r.mutable_calibration()->set_path("../outside"); },
