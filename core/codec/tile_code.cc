@@ -280,10 +280,10 @@ class TileMatrix final : public PackedMatrix {
     bits_.codes = 8.0 * static_cast<double>(code_bytes) / weights;
     bits_.index = static_cast<double>(index_bits) / weights;
     bits_.checkpoints = 8.0 * static_cast<double>(checkpoint_bytes) / weights;
-    bits_.codebooks = 8.0 *
-                      static_cast<double>(set.content_bytes() - code_bytes - checkpoint_bytes -
-                                          (index_bits + 7) / 8) /
-                      weights;
+    const uint64_t index_bytes = (index_bits + 7) / 8;
+    const uint64_t codebook_bytes =
+        set.content_bytes() - code_bytes - checkpoint_bytes - index_bytes;
+    bits_.codebooks = 8.0 * static_cast<double>(codebook_bytes) / weights;
     bits_.padding = 8.0 * static_cast<double>(set.stored_bytes()) / weights - bits_.total();
     return absl::OkStatus();
   }

@@ -75,11 +75,11 @@ void TileOutliers::Round(uint64_t first_column, uint64_t columns, const float* t
       if (outlier[r] == 0) continue;
       const float* values = values_.data() + r * levels_;
       const float target = targets[c * rows_ + r];
-      uint8_t best = 0;
-      for (uint8_t k = 1; k < levels_; ++k) {
+      uint64_t best = 0;
+      for (uint64_t k = 1; k < levels_; ++k) {
         if (std::fabs(values[k] - target) < std::fabs(values[best] - target)) best = k;
       }
-      codes_[(first_column + c) * rows_ + r] = best;
+      codes_[(first_column + c) * rows_ + r] = static_cast<uint8_t>(best);
       decoded[c * rows_ + r] = values[best];
     }
   }
@@ -90,6 +90,7 @@ absl::StatusOr<int> TileOutliers::Write(std::vector<Plane>& planes) const {
   QL_ASSIGN_OR_RETURN(const int index_bits,
                       index_.Write(kCodec, options_.index_bits, index_planes));
   std::vector<PlaneView> views;
+  views.reserve(index_planes.size());
   for (const Plane& plane : index_planes) views.push_back(plane.view());
   PlaneSet set(views);
   QL_ASSIGN_OR_RETURN(
