@@ -1,17 +1,14 @@
 #include "core/codec/gap_code.h"
 
 namespace quantloom {
-namespace {
 
-void WriteSymbol(uint32_t symbol, int index_bits, uint64_t index, uint8_t* stream) {
+void WriteGapSymbol(uint32_t symbol, int index_bits, uint64_t index, uint8_t* stream) {
   const uint64_t bit = index * static_cast<uint64_t>(index_bits);
   const uint32_t shift = static_cast<uint32_t>(bit % 8);
   const uint32_t word = symbol << shift;
   stream[bit / 8] |= static_cast<uint8_t>(word);
   if (word > 0xFF) stream[bit / 8 + 1] |= static_cast<uint8_t>(word >> 8);
 }
-
-}  // namespace
 
 bool CheckSegment(const uint8_t* stream, int index_bits, uint64_t first, uint32_t count,
                   uint32_t width, uint32_t* outliers) {
@@ -46,7 +43,7 @@ void WriteSegment(absl::Span<const uint32_t> columns, int index_bits, uint64_t f
   for (const uint32_t column : columns) {
     const uint32_t gap = column - next + 1;
     index += (gap - 1) / escape;  // escapes are zero bits
-    WriteSymbol((gap - 1) % escape + 1, index_bits, index++, stream);
+    WriteGapSymbol((gap - 1) % escape + 1, index_bits, index++, stream);
     next = column + 1;
   }
 }

@@ -37,6 +37,9 @@ constexpr uint32_t GapSymbol(const uint8_t* stream, int index_bits, uint64_t ind
   return (word >> shift) & ((1u << index_bits) - 1u);
 }
 
+// Writes it. The stream's bits there must be zero.
+void WriteGapSymbol(uint32_t symbol, int index_bits, uint64_t index, uint8_t* stream);
+
 // Calls visit(column, symbol) for each outlier of a segment, in ascending order; both count from
 // the segment's start. `first` is the index of the segment's first symbol, `count` its symbols.
 // Trusts the stream: columns beyond 255 come only from one that CheckSegment refuses.

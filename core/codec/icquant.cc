@@ -251,7 +251,8 @@ class Encoding {
     QL_ASSIGN_OR_RETURN(const auto factored,
                         hessian.Factor(incoherence, 1, ColumnOrder::kByImportance, team_));
     const BlockLdl& ldl = factored->ldl;
-    const std::vector<float> weights_t = WeightsInOrder(factored->columns);
+    const std::vector<float> weights_t =
+        Transposed(source_.weights, source_.rows, source_.cols, team_, factored->columns);
     std::vector<float> decoded_t(weights_t.size());
     IcquantColumns columns(source_.rows, factored->columns, parts_, LevelCount());
     // What a column's error against its target costs: the proxy loss is tr(E D E^T).
@@ -293,18 +294,6 @@ class Encoding {
     team_.ParallelFor(source_.rows, 4, [&](size_t begin, size_t end, int id) {
       for (size_t r = begin; r < end; ++r) body(r, workers_[static_cast<size_t>(id)]);
     });
-  }
-
-  // W^T [cols, rows], columns in `order`.
-  std::vector<float> WeightsInOrder(absl::Span<const uint32_t> order) const {
-    std::vector<float> weights_t(source_.weights.size());
-    team_.ParallelFor(source_.cols, 16, [&](size_t begin, size_t end, int) {
-      for (uint64_t r = 0; r < source_.rows; ++r) {
-        const absl::Span<const float> row = source_.row(r);
-        for (size_t i = begin; i < end; ++i) weights_t[i * source_.rows + r] = row[order[i]];
-      }
-    });
-    return weights_t;
   }
 
   void FitRow(uint64_t r, Worker& worker, IcquantColumns& columns) {

@@ -1,9 +1,7 @@
 #include "core/codec/icquant_matrix.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -12,18 +10,6 @@
 #include "core/codec/plane_set.h"
 
 namespace quantloom {
-namespace {
-
-static_assert(std::endian::native == std::endian::little, "planes are read in place");
-
-uint16_t LoadU16(const uint8_t* plane, uint64_t i) {
-  uint16_t value;
-  std::memcpy(&value, plane + 2 * i, sizeof(value));
-  return value;
-}
-
-}  // namespace
-
 IcquantMatrix::IcquantMatrix(const IcquantOptions& options, uint64_t rows, uint64_t cols)
     : PackedMatrix(options.ToRecipe(/*stored=*/true), rows, cols),
       options_(options),

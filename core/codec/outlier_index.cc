@@ -12,12 +12,6 @@
 namespace quantloom {
 namespace {
 
-uint32_t LoadU32(const uint8_t* plane, uint64_t i) {
-  uint32_t value;
-  std::memcpy(&value, plane + 4 * i, sizeof(value));
-  return value;
-}
-
 uint64_t BaseBytes(uint64_t rows) {
   return (rows + OutlierIndex::kBaseRows - 1) / OutlierIndex::kBaseRows * sizeof(uint32_t);
 }

@@ -1,7 +1,9 @@
 // Making planes, and reading back those of a stored matrix with every check that codecs share.
 #pragma once
 
+#include <bit>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -18,6 +20,20 @@ inline constexpr uint64_t kPlaneAlignment = 64;
 
 constexpr uint64_t PaddedPlaneBytes(uint64_t bytes) {
   return (bytes + kPlaneAlignment - 1) / kPlaneAlignment * kPlaneAlignment;
+}
+
+static_assert(std::endian::native == std::endian::little, "planes are read in place");
+
+// Element i of a plane of 16 or 32 bits an element.
+inline uint16_t LoadU16(const uint8_t* plane, uint64_t i) {
+  uint16_t value;
+  std::memcpy(&value, plane + 2 * i, sizeof(value));
+  return value;
+}
+inline uint32_t LoadU32(const uint8_t* plane, uint64_t i) {
+  uint32_t value;
+  std::memcpy(&value, plane + 4 * i, sizeof(value));
+  return value;
 }
 
 // A plane of `bytes` zero bytes, padded.

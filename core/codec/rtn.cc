@@ -154,11 +154,8 @@ class RtnMatrix final : public PackedMatrix {
 
  private:
   GroupLevels Levels(uint64_t row, uint64_t group) const {
-    GroupLevels levels;
-    const uint8_t* stored = levels_ + (row * options_.Groups(cols()) + group) * 4;
-    std::memcpy(&levels.lowest, stored, 2);
-    std::memcpy(&levels.step, stored + 2, 2);
-    return levels;
+    const uint64_t first = 2 * (row * options_.Groups(cols()) + group);
+    return {.lowest = LoadU16(levels_, first), .step = LoadU16(levels_, first + 1)};
   }
 
   RtnOptions options_;

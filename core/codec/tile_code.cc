@@ -254,9 +254,7 @@ class TileMatrix final : public PackedMatrix {
     scales_.resize(row_scales ? rows() : 1);
     for (uint64_t i = 0; i < scales_.size(); ++i) {
       if (row_scales) {
-        uint16_t stored;
-        std::memcpy(&stored, scale + 2 * i, sizeof(stored));
-        scales_[i] = BFloat16ToFloat(stored);
+        scales_[i] = BFloat16ToFloat(LoadU16(scale, i));
       } else {
         std::memcpy(&scales_[i], scale, sizeof(float));
       }

@@ -99,10 +99,7 @@ absl::StatusOr<int> TileOutliers::Write(std::vector<Plane>& planes) const {
   Plane codes = NewPlane("outlier_codes", DType::kU8, CodeBytes(index.symbols(), options_.bits));
   for (uint64_t row = 0; row < rows_; ++row) {
     index.ForEachOutlier(row, 0, cols_, [&](uint64_t column, uint64_t symbol) {
-      const uint64_t bit = symbol * static_cast<uint64_t>(options_.bits);
-      const uint32_t word = uint32_t{codes_[column * rows_ + row]} << (bit % 8);
-      codes.bytes[bit / 8] |= static_cast<uint8_t>(word);
-      if (word > 0xFF) codes.bytes[bit / 8 + 1] |= static_cast<uint8_t>(word >> 8);
+      WriteGapSymbol(codes_[column * rows_ + row], options_.bits, symbol, codes.bytes.data());
     });
   }
   Plane codebook = NewPlane("outlier_codebook", DType::kI8, centroids_.size());
@@ -130,9 +127,8 @@ absl::StatusOr<StoredTileOutliers> StoredTileOutliers::Take(const TileOutlierOpt
   outliers.centroids_ = reinterpret_cast<const int8_t*>(centroids);
   QL_ASSIGN_OR_RETURN(outliers.scales_, planes.Take("outlier_scale", DType::kBF16, rows * 2));
   for (uint64_t row = 0; row < rows; ++row) {
-    uint16_t scale;
-    std::memcpy(&scale, outliers.scales_ + 2 * row, 2);
-    if (!(BFloat16ToFloat(scale) >= 0) || !std::isfinite(BFloat16ToFloat(scale) * 128)) {
+    const float scale = BFloat16ToFloat(LoadU16(outliers.scales_, row));
+    if (!(scale >= 0) || !std::isfinite(scale * 128)) {
       return CorruptPlane("outlier_scale", absl::StrCat("has no scale in row ", row));
     }
   }
@@ -142,9 +138,7 @@ absl::StatusOr<StoredTileOutliers> StoredTileOutliers::Take(const TileOutlierOpt
 uint64_t StoredTileOutliers::code_bytes() const { return CodeBytes(index_.symbols(), bits_); }
 
 void StoredTileOutliers::Apply(uint64_t row, uint64_t col, uint64_t cols, float* out) const {
-  uint16_t stored;
-  std::memcpy(&stored, scales_ + 2 * row, 2);
-  const float scale = BFloat16ToFloat(stored);
+  const float scale = BFloat16ToFloat(LoadU16(scales_, row));
   const int8_t* centroids = centroids_ + (row << bits_);
   index_.ForEachOutlier(row, col, col + cols, [&](uint64_t column, uint64_t symbol) {
     const uint32_t code = GapSymbol(codes_, bits_, symbol);

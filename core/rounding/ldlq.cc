@@ -127,11 +127,15 @@ class LdlqRun {
 }  // namespace
 
 std::vector<float> Transposed(absl::Span<const float> weights, uint64_t rows, uint64_t cols,
-                              ThreadTeam& team) {
+                              ThreadTeam& team, absl::Span<const uint32_t> order) {
+  assert(order.empty() || order.size() == cols);
   std::vector<float> transposed(weights.size());
   team.ParallelFor(cols, 16, [&](size_t begin, size_t end, int) {
     for (uint64_t r = 0; r < rows; ++r) {
-      for (size_t c = begin; c < end; ++c) transposed[c * rows + r] = weights[r * cols + c];
+      const float* row = weights.data() + r * cols;
+      for (size_t i = begin; i < end; ++i) {
+        transposed[i * rows + r] = row[order.empty() ? i : order[i]];
+      }
     }
   });
   return transposed;

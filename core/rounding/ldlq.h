@@ -19,9 +19,10 @@
 
 namespace quantloom {
 
-// The form that LDLQ reads, W^T [cols, rows], of row-major weights [rows, cols].
+// The form that LDLQ reads, W^T [cols, rows], of row-major weights [rows, cols]. With `order`, the
+// column at each place (FactoredHessian::columns); empty: as they are.
 std::vector<float> Transposed(absl::Span<const float> weights, uint64_t rows, uint64_t cols,
-                              ThreadTeam& team);
+                              ThreadTeam& team, absl::Span<const uint32_t> order = {});
 
 // What a codec is to LDLQ: a rule that rounds a block of columns.
 class ColumnQuantizer {
