@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "services/common/call_deadline.h"
 
 namespace quantloom {
 namespace {
@@ -58,8 +59,7 @@ class RequestInterceptor final : public grpc::experimental::Interceptor {
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
       code_ = methods->GetSendStatus().error_code();
       // A handler sees an expired deadline as a cancellation.
-      if (code_ == grpc::StatusCode::CANCELLED &&
-          context_->deadline() <= std::chrono::system_clock::now()) {
+      if (code_ == grpc::StatusCode::CANCELLED && GivenUpForDeadline(CallDeadline(*context_))) {
         code_ = grpc::StatusCode::DEADLINE_EXCEEDED;
       }
     }

@@ -1,8 +1,5 @@
 #include "services/common/unary_call.h"
 
-#include <chrono>
-
-#include "absl/time/clock.h"
 #include "services/common/rpc_status.h"
 
 namespace quantloom {
@@ -11,17 +8,6 @@ namespace {
 constexpr absl::Duration kRetryDelay = absl::Seconds(1);
 
 }  // namespace
-
-absl::Time CallDeadline(const grpc::CallbackServerContext& context) {
-  const std::chrono::system_clock::time_point deadline = context.deadline();
-  if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
-  return absl::FromChrono(deadline);
-}
-
-absl::Status GivenUpStatus(absl::Time deadline) {
-  if (absl::Now() >= deadline) return absl::DeadlineExceededError("the deadline is over");
-  return absl::CancelledError("cancelled by the caller");
-}
 
 absl::Status QueueFullStatus() {
   return WithRetryDelay(absl::ResourceExhaustedError("too many requests are waiting"), kRetryDelay);

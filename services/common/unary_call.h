@@ -19,18 +19,13 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "services/common/call_deadline.h"
 #include "services/common/message_bytes.h"
 #include "services/common/worker_pool.h"
 
 namespace quantloom {
-
-// When the caller stops waiting; InfiniteFuture when it said nothing.
-absl::Time CallDeadline(const grpc::CallbackServerContext& context);
-
-// How a call that the caller gave up ends: DEADLINE_EXCEEDED once its deadline is over, else
-// CANCELLED.
-absl::Status GivenUpStatus(absl::Time deadline);
 
 // RESOURCE_EXHAUSTED with a retry delay.
 absl::Status QueueFullStatus();

@@ -3,9 +3,9 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "services/common/call_deadline.h"
 #include "services/common/message_bytes.h"
 #include "services/common/rpc_status.h"
-#include "services/common/unary_call.h"
 
 namespace quantloom {
 

@@ -6,6 +6,7 @@
 
 #include "absl/time/clock.h"
 #include "core/base/status.h"
+#include "services/common/call_deadline.h"
 #include "services/common/message_bytes.h"
 #include "services/common/proto_time.h"
 #include "services/common/rpc_status.h"
