@@ -413,9 +413,8 @@ class IcquantCodec final : public Codec {
       options.outliers = 0;
       options.index_bits = 0;
     }
-    const bool feedback = options.rounding == IcquantRounding::kLdlq && input.hessian != nullptr;
-    if (!feedback) options.rounding = IcquantRounding::kNearest;
-    HessianFactors* const hessian = feedback ? input.hessian : nullptr;
+    options.ldlq &= input.hessian != nullptr;
+    HessianFactors* const hessian = options.ldlq ? input.hessian : nullptr;
     QL_ASSIGN_OR_RETURN(const Form form, ChooseForm(source, options, hessian, team));
     return Encoding(source, form, team).Run(hessian);
   }

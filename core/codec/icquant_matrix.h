@@ -41,9 +41,6 @@ namespace quantloom {
 enum class IcquantInner : uint8_t { kRtn, kKmeans };
 enum class IcquantCodebook : uint8_t { kAuto, kFp16, kInt8, kTensor, kRange };
 enum class IcquantOffset : uint8_t { kAuto, kNone, kRow };
-// How codes are chosen: each weight's nearest level, or with feedback of the errors of the columns
-// already rounded (core/rounding/ldlq.h), which needs the layer's Hessian. Decoding is the same.
-enum class IcquantRounding : uint8_t { kNearest, kLdlq };
 
 // The options of an `icquant:` recipe.
 struct IcquantOptions {
@@ -53,7 +50,10 @@ struct IcquantOptions {
   IcquantCodebook codebook = IcquantCodebook::kAuto;
   IcquantOffset offset = IcquantOffset::kAuto;  // form int8 only
   int index_bits = 0;                           // B, 2..8; 0: auto, or no outliers
-  IcquantRounding rounding = IcquantRounding::kLdlq;
+  // How codes are chosen: each weight's nearest level, or with feedback of the errors of the
+  // columns already rounded (core/rounding/ldlq.h), which needs the layer's Hessian. Decoding is
+  // the same.
+  bool ldlq = true;
   IncoherenceOptions incoherence = {.kind = IncoherenceKind::kNone};  // seeds: resolved only
 
   // INVALID_ARGUMENT naming the key and its allowed values.

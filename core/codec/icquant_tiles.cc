@@ -27,7 +27,8 @@ struct IcquantTileOptions {
     defaults.scales = TileScales::kRow;
     defaults.outliers.share = 0.05;
     QL_ASSIGN_OR_RETURN(options.tiles, TileOptions::TakeFrom(recipe, defaults));
-    QL_RETURN_IF_ERROR(TakeOutlierOptions(recipe, options.tiles.outliers));
+    TileOutlierOptions& outliers = options.tiles.outliers;
+    QL_RETURN_IF_ERROR(TakeOutliers(recipe, outliers.share, outliers.index_bits));
     options.own = {.codec = recipe.codec, .options = {{"inner", recipe.options["inner"]}}};
     const bool trellis = recipe.options["inner"] == "trellis";
     recipe.options.erase("inner");
@@ -35,12 +36,12 @@ struct IcquantTileOptions {
       QL_ASSIGN_OR_RETURN(const TrellisFormat format, TakeTrellisFormat(recipe));
       AddTrellisFormat(format, options.own);
       options.code = MakeTrellisTiles(format);
-      options.tiles.outliers.bits = std::min(kMaxOutlierBits, (format.half_bits() + 1) / 2);
+      outliers.bits = std::min(kMaxOutlierBits, (format.half_bits() + 1) / 2);
     } else {
       QL_ASSIGN_OR_RETURN(const E8pRate rate, TakeE8pRate(recipe));
       AddE8pRate(rate, options.own);
       options.code = MakeE8pTiles(rate);
-      options.tiles.outliers.bits = rate.bits;
+      outliers.bits = rate.bits;
     }
     QL_RETURN_IF_ERROR(CheckAllTaken(
         recipe, trellis ? "bits, code, hadamard, incoherence, index_bits, inner, outliers, "

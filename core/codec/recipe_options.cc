@@ -1,20 +1,27 @@
 #include "core/codec/recipe_options.h"
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "core/base/status.h"
+#include "core/codec/gap_code.h"
 
 namespace quantloom {
 namespace {
 
+constexpr char kRounding[] = "rounding";
+constexpr char kOutliers[] = "outliers";
+constexpr char kIndexBits[] = "index_bits";
+constexpr double kMaxOutliers = 0.25;
 constexpr char kKind[] = "incoherence";
 constexpr char kBlocks[] = "hadamard";
 constexpr char kInputSigns[] = "input_signs";
 constexpr char kOutputSigns[] = "output_signs";
 
 // One spelling per value, in the enums' order.
+constexpr absl::string_view kRoundingNames[] = {"nearest", "ldlq"};
 constexpr absl::string_view kKindNames[] = {"none", "input", "two-sided"};
 constexpr absl::string_view kBlockNames[] = {"full", "128"};
 
@@ -50,6 +57,53 @@ absl::Status CheckAllTaken(const Recipe& recipe, absl::string_view allowed) {
   if (recipe.options.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       recipe.codec, ": unknown key '", recipe.options.begin()->first, "': allowed are ", allowed));
+}
+
+absl::StatusOr<int> TakeBits(Recipe& recipe, int otherwise) {
+  static constexpr absl::string_view kNames[] = {"1", "2", "3", "4", "8"};
+  static constexpr int kBits[] = {1, 2, 3, 4, 8};
+  const auto* const known = absl::c_find(kBits, otherwise);
+  QL_ASSIGN_OR_RETURN(const size_t index, TakeName(recipe, "bits", kNames, known - kBits));
+  return kBits[index];
+}
+
+absl::StatusOr<bool> TakeLdlq(Recipe& recipe, bool otherwise) {
+  QL_ASSIGN_OR_RETURN(const size_t rounding,
+                      TakeName(recipe, kRounding, kRoundingNames, otherwise ? 1 : 0));
+  return rounding == 1;
+}
+
+std::string RoundingName(bool ldlq) { return std::string(kRoundingNames[ldlq ? 1 : 0]); }
+
+absl::Status TakeOutliers(Recipe& recipe, double& share, int& index_bits) {
+  if (const auto it = recipe.options.find(kOutliers); it != recipe.options.end()) {
+    if (!absl::SimpleAtod(it->second, &share) || !(share >= 0 && share <= kMaxOutliers)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(recipe.codec, ": outliers=", it->second, ": allowed are 0 to 0.25"));
+    }
+    if (share == 0) share = 0;  // -0
+    recipe.options.erase(it);
+  }
+  if (const auto it = recipe.options.find(kIndexBits); it != recipe.options.end()) {
+    if (it->second == "auto") {
+      index_bits = 0;
+    } else if (!absl::SimpleAtoi(it->second, &index_bits) || index_bits < kMinIndexBits ||
+               index_bits > kMaxIndexBits) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(recipe.codec, ": index_bits=", it->second, ": allowed are auto, 2 to 8"));
+    }
+    recipe.options.erase(it);
+  }
+  if (index_bits != 0 && share == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(recipe.codec, ": index_bits=", index_bits, ": there are no outliers"));
+  }
+  return absl::OkStatus();
+}
+
+void AddIndexBits(double share, int index_bits, Recipe& recipe) {
+  if (share == 0) return;
+  recipe.options[kIndexBits] = index_bits == 0 ? "auto" : absl::StrCat(index_bits);
 }
 
 absl::StatusOr<IncoherenceOptions> TakeIncoherence(Recipe& recipe, IncoherenceKind otherwise) {

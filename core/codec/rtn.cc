@@ -27,6 +27,7 @@
 #include "core/codec/code_packing.h"
 #include "core/codec/encode_input.h"
 #include "core/codec/plane_set.h"
+#include "core/codec/recipe_options.h"
 #include "core/codec/registry.h"
 #include "core/rounding/hessian_factors.h"
 #include "core/rounding/ldlq.h"
@@ -42,31 +43,19 @@ struct RtnOptions {
   uint64_t group = 64;  // columns
   bool ldlq = true;
 
-  static absl::StatusOr<RtnOptions> FromRecipe(const Recipe& recipe) {
+  static absl::StatusOr<RtnOptions> FromRecipe(Recipe recipe) {
     RtnOptions options;
-    const auto bad = [](absl::string_view key, absl::string_view value, absl::string_view allowed) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("rtn: ", key, "=", value, ": allowed are ", allowed));
-    };
-    for (const auto& [key, value] : recipe.options) {
-      if (key == "bits") {
-        if (!absl::SimpleAtoi(value, &options.bits) ||
-            !(options.bits == 8 || (options.bits >= 1 && options.bits <= 4))) {
-          return bad(key, value, "1, 2, 3, 4, 8");
-        }
-      } else if (key == "group") {
-        if (!absl::SimpleAtoi(value, &options.group) || options.group < 8 ||
-            options.group > kMaxGroup) {
-          return bad(key, value, absl::StrCat("8 to ", kMaxGroup));
-        }
-      } else if (key == "rounding") {
-        if (value != "ldlq" && value != "nearest") return bad(key, value, "ldlq, nearest");
-        options.ldlq = value == "ldlq";
-      } else {
+    QL_ASSIGN_OR_RETURN(options.bits, TakeBits(recipe, 4));
+    QL_ASSIGN_OR_RETURN(options.ldlq, TakeLdlq(recipe, /*otherwise=*/true));
+    if (const auto it = recipe.options.find("group"); it != recipe.options.end()) {
+      if (!absl::SimpleAtoi(it->second, &options.group) || options.group < 8 ||
+          options.group > kMaxGroup) {
         return absl::InvalidArgumentError(
-            absl::StrCat("rtn: unknown key '", key, "': allowed are bits, group, rounding"));
+            absl::StrCat("rtn: group=", it->second, ": allowed are 8 to ", kMaxGroup));
       }
+      recipe.options.erase(it);
     }
+    QL_RETURN_IF_ERROR(CheckAllTaken(recipe, "bits, group, rounding"));
     return options;
   }
 
@@ -74,7 +63,7 @@ struct RtnOptions {
     return Recipe{.codec = "rtn",
                   .options = {{"bits", absl::StrCat(bits)},
                               {"group", absl::StrCat(group)},
-                              {"rounding", ldlq ? "ldlq" : "nearest"}}}
+                              {"rounding", RoundingName(ldlq)}}}
         .ToString();
   }
 

@@ -67,9 +67,6 @@ struct TileOptions {
   void AddTo(Recipe& recipe, bool resolved) const;
 };
 
-// Takes `outliers` and `index_bits` out of `recipe`. Errors as TakeFrom's.
-absl::Status TakeOutlierOptions(Recipe& recipe, TileOutlierOptions& outliers);
-
 // The documentation of the keys that TakeFrom takes, for CodecInfo.
 std::vector<std::pair<std::string, std::string>> TileOptionDescriptions();
 
