@@ -161,7 +161,8 @@ absl::Status Benchmark(const std::string& program, const std::filesystem::path& 
                        bool json) {
   QL_ASSIGN_OR_RETURN(const auto packed, PackedModel::Open(directory, Verify::kHeader));
   const auto packed_bytes = static_cast<double>(packed->manifest().packed_bytes);
-  const auto kv_bytes = static_cast<double>(GenerationEngine::KvCacheBytes(packed->config(), {}));
+  const auto kv_bytes =
+      static_cast<double>(GenerationEngine::MemoryFor(packed->config(), {}).kv_cache);
   QL_RETURN_IF_ERROR(Measure(program, directory).status());
   std::vector<Run> measured;
   for (int i = 0; i < runs; ++i) {

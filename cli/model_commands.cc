@@ -27,7 +27,9 @@ using ::quantloom::v1::UnloadModelRequest;
 namespace {
 
 std::string StateText(const Model& model) {
-  return absl::AsciiStrToLower(absl::StripPrefix(ModelState_Name(model.state()), "MODEL_STATE_"));
+  return absl::StrCat(
+      absl::AsciiStrToLower(absl::StripPrefix(ModelState_Name(model.state()), "MODEL_STATE_")),
+      model.update_available() ? " (outdated)" : "");
 }
 
 void AddModel(const Model& model, Table& table) {
@@ -137,7 +139,8 @@ void AddLoading(CLI::App& app, Session& session) {
       session.command = [&session, name, method] { return ChangeModel(session, *name, method); };
     });
   };
-  add("load", "Load a model; returns when it can serve", &ModelService::Stub::LoadModel);
+  add("load", "Load a model, or the version that has replaced it; returns when it can serve",
+      &ModelService::Stub::LoadModel);
   add("unload", "Stop serving a model, once its requests have ended",
       &ModelService::Stub::UnloadModel);
 }

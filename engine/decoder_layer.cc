@@ -72,6 +72,13 @@ LayerActivations::LayerActivations(Backend& backend, const ModelConfig& c, size_
   std::iota(all_rows.begin(), all_rows.end(), 0);
 }
 
+uint64_t LayerActivations::Bytes(const ModelConfig& c, size_t n) {
+  const uint64_t floats = 2 * c.head_dim + 3 * c.hidden_size +
+                          (2 * c.num_heads + 2 * c.num_kv_heads) * c.head_dim +
+                          3 * c.intermediate_size;
+  return n * (floats * sizeof(float) + sizeof(uint32_t));
+}
+
 void DecoderStages::Begin(const RaggedBatch& batch, LayerActivations& x) const {
   const size_t n = batch.size();
   for (size_t t = 0; t < n; ++t)

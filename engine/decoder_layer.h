@@ -66,6 +66,8 @@ struct DecoderLayer {
 // Activations of one batch of up to `max_rows` rows while it passes through decoder layers.
 struct LayerActivations {
   LayerActivations(Backend& backend, const ModelConfig& config, size_t max_rows);
+  // Bytes of the buffers below.
+  static uint64_t Bytes(const ModelConfig& config, size_t max_rows);
 
   std::unique_ptr<DeviceBuffer> angles;     // [n, d] cosines and sines of the rows' positions
   std::unique_ptr<DeviceBuffer> hidden;     // [n, h] residual stream

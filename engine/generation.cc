@@ -21,6 +21,25 @@ namespace {
 // How often Score asks its caller whether to go on.
 constexpr auto kCancelPoll = std::chrono::milliseconds(20);
 
+// Tokens that one step may have.
+size_t StepRows(const Scheduler::Limits& limits) {
+  return std::min<uint64_t>(limits.step_tokens,
+                            uint64_t{limits.max_running} + limits.prefill_chunk);
+}
+
+// Rows that one step may want logits of.
+size_t LogitRows(const Scheduler::Limits& limits) {
+  return size_t{limits.max_running} + limits.score_rows;
+}
+
+Scheduler::Limits ToSchedulerLimits(const GenerationEngine::Limits& limits) {
+  Scheduler::Limits scheduler;
+  scheduler.max_running = limits.max_running;
+  scheduler.step_tokens = limits.step_tokens;
+  scheduler.prefill_chunk = limits.prefill_chunk;
+  return scheduler;
+}
+
 class Engine final : public GenerationEngine {
  public:
   Engine(std::shared_ptr<const LoadedModel> model, std::unique_ptr<KvCache> kv,
@@ -29,11 +48,8 @@ class Engine final : public GenerationEngine {
         limits_(limits),
         kv_(std::move(kv)),
         scheduler_(scheduler_limits, kv_->blocks()),
-        workspace_(model_->model().CreateWorkspace(
-            std::min<uint64_t>(
-                scheduler_limits.step_tokens,
-                uint64_t{scheduler_limits.max_running} + scheduler_limits.prefill_chunk),
-            scheduler_limits.max_running + scheduler_limits.score_rows)),
+        workspace_(model_->model().CreateWorkspace(StepRows(scheduler_limits),
+                                                   LogitRows(scheduler_limits))),
         mailbox_(std::make_shared<Mailbox>()) {
     stats_.kv_blocks_total = kv_->blocks().total();
     thread_ = std::thread([this] { Run(); });
@@ -368,9 +384,12 @@ uint64_t KvTokens(const ModelConfig& config, const GenerationEngine::Limits& lim
 
 }  // namespace
 
-uint64_t GenerationEngine::KvCacheBytes(const ModelConfig& config, const Limits& limits) {
-  return KvCache::Bytes(config, KvTokens(config, limits), limits.kv_block_tokens,
-                        limits.kv_element);
+GenerationEngine::Memory GenerationEngine::MemoryFor(const ModelConfig& config,
+                                                     const Limits& limits) {
+  const Scheduler::Limits scheduler = ToSchedulerLimits(limits);
+  return {.kv_cache = KvCache::Bytes(config, KvTokens(config, limits), limits.kv_block_tokens,
+                                     limits.kv_element),
+          .activations = Model::WorkspaceBytes(config, StepRows(scheduler), LogitRows(scheduler))};
 }
 
 absl::StatusOr<std::unique_ptr<GenerationEngine>> GenerationEngine::Create(
@@ -379,11 +398,8 @@ absl::StatusOr<std::unique_ptr<GenerationEngine>> GenerationEngine::Create(
   QL_ASSIGN_OR_RETURN(auto kv, KvCache::Create(model->model().backend(), model->config(),
                                                KvTokens(model->config(), limits),
                                                limits.kv_block_tokens, limits.kv_element));
-  Scheduler::Limits scheduler;
-  scheduler.max_running = limits.max_running;
-  scheduler.step_tokens = limits.step_tokens;
-  scheduler.prefill_chunk = limits.prefill_chunk;
-  return std::make_unique<Engine>(std::move(model), std::move(kv), limits, scheduler);
+  return std::make_unique<Engine>(std::move(model), std::move(kv), limits,
+                                  ToSchedulerLimits(limits));
 }
 
 }  // namespace quantloom

@@ -130,8 +130,12 @@ class GenerationEngine {
   // Called on the engine's thread, events of one request in order; must not block.
   using EventCallback = std::function<void(const GenerationEvent&)>;
 
-  // Bytes of the KV cache that an engine with these limits allocates for such a model.
-  static uint64_t KvCacheBytes(const ModelConfig& config, const Limits& limits);
+  // Bytes that an engine with these limits allocates for such a model beside its weights.
+  struct Memory {
+    uint64_t kv_cache = 0;
+    uint64_t activations = 0;  // of one step
+  };
+  static Memory MemoryFor(const ModelConfig& config, const Limits& limits);
 
   // INVALID_ARGUMENT naming a limit that makes no sense; RESOURCE_EXHAUSTED when the KV cache
   // cannot be allocated.

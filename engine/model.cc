@@ -24,6 +24,11 @@ Model::WorkspacePtr Model::CreateWorkspace(size_t max_rows, size_t max_logit_row
   return WorkspacePtr(new Workspace(backend(), config(), max_rows, max_logit_rows));
 }
 
+uint64_t Model::WorkspaceBytes(const ModelConfig& config, size_t max_rows, size_t max_logit_rows) {
+  return LayerActivations::Bytes(config, max_rows) +
+         max_logit_rows * (config.hidden_size + config.vocab_size) * sizeof(float);
+}
+
 absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config,
                                                      WeightSource& weights, Backend& backend) {
   QL_RETURN_IF_ERROR(config.Validate());

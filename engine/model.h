@@ -42,6 +42,8 @@ class Model {
 
   // For batches of up to `max_rows` tokens and up to `max_logit_rows` rows of logits at a time.
   WorkspacePtr CreateWorkspace(size_t max_rows, size_t max_logit_rows) const;
+  // Bytes of its buffers.
+  static uint64_t WorkspaceBytes(const ModelConfig& config, size_t max_rows, size_t max_logit_rows);
 
   // Runs the decoder layers over the batch (1 .. max_rows rows): stores the rows' keys and values
   // in `kv` and leaves their final hidden states in the workspace.

@@ -1,39 +1,38 @@
 #include "services/server/model_registry.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
-#include <system_error>
+#include <set>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "core/base/file.h"
 #include "core/base/status.h"
-#include "core/text/chat_template.h"
 #include "services/common/logging.h"
 #include "services/common/proto_time.h"
-#include "services/common/rpc_status.h"
-#include "services/server/model_message.h"
 
 namespace quantloom {
 namespace {
 
-namespace fs = std::filesystem;
+// Loads of a directory that is replaced each time before its load is done.
+constexpr int kMaxLoadAttempts = 3;
 
-constexpr uint64_t kMaxTokenizerConfigBytes = 64 << 20;
-
-// Changes whenever the manifest is replaced; empty when there is none.
-std::string ManifestStamp(const fs::path& directory) {
-  struct stat info = {};
-  if (::stat((directory / kManifestFile).c_str(), &info) != 0 || !S_ISREG(info.st_mode)) return "";
-  return absl::StrCat(info.st_dev, ":", info.st_ino, ":", info.st_size, ":", info.st_mtim.tv_sec,
-                      ".", info.st_mtim.tv_nsec);
+void AddCounters(const EngineStats& from, EngineStats& to) {
+  to.prompt_tokens += from.prompt_tokens;
+  to.prefix_hit_tokens += from.prefix_hit_tokens;
+  to.generated_tokens += from.generated_tokens;
+  to.steps += from.steps;
+  to.preemptions += from.preemptions;
+  to.weight_bytes_read += from.weight_bytes_read;
 }
 
-bool HasChatTemplate(const fs::path& directory) {
-  const auto text = ReadFile(directory / "tokenizer_config.json", kMaxTokenizerConfigBytes);
-  return text.ok() && ChatTemplate::FromTokenizerConfig(*text).ok();
+void AddGauges(const EngineStats& from, EngineStats& to) {
+  to.requests_running += from.requests_running;
+  to.requests_waiting += from.requests_waiting;
+  to.last_batch_tokens += from.last_batch_tokens;
+  to.kv_blocks_total += from.kv_blocks_total;
+  to.kv_blocks_used += from.kv_blocks_used;
+  to.kv_blocks_cached += from.kv_blocks_cached;
 }
 
 // One decode step, so that the first request finds weights in memory and kernels chosen.
@@ -45,16 +44,16 @@ absl::Status WarmUp(GenerationEngine& engine) {
 }  // namespace
 
 ModelRegistry::ModelRegistry(Options options, ThreadTeam& team)
-    : options_(std::move(options)), team_(team) {}
+    : options_(std::move(options)), root_(options_.root), team_(team) {}
 
 ModelRegistry::~ModelRegistry() {
   StopAdmitting();
   EndRequests();
   std::vector<std::shared_ptr<ServedModel>> released;
   std::unique_lock<std::mutex> lock(mutex_);
-  slot_settled_.wait(lock, [this] {
+  changed_.wait(lock, [this] {
     return std::none_of(slots_.begin(), slots_.end(), [](const auto& slot) {
-      return slot.second.state == v1::MODEL_STATE_LOADING;
+      return slot.second.state == v1::MODEL_STATE_LOADING || slot.second.changing;
     });
   });
   for (auto& [name, slot] : slots_) {
@@ -65,92 +64,77 @@ ModelRegistry::~ModelRegistry() {
   lock.unlock();
   released.clear();
   lock.lock();
-  slot_settled_.wait(lock, [this] { return slots_.empty(); });
+  changed_.wait(lock, [this] { return slots_.empty() && versions_.empty(); });
 }
 
-absl::StatusOr<fs::path> ModelRegistry::Directory(absl::string_view name,
-                                                  absl::string_view field) const {
-  if (const absl::Status status = CheckName(name); !status.ok()) return WithField(status, field);
-  const absl::StatusOr<fs::path> directory = options_.root.Resolve(name);
-  if (directory.ok() && !ManifestStamp(*directory).empty()) return *directory;
-  if (directory.ok() || absl::IsNotFound(directory.status())) {
-    return WithField(absl::NotFoundError(absl::StrCat("no model '", name, "'")), field);
-  }
-  return WithField(directory.status(), field);
+void ModelRegistry::SetListener(ServingListener listener) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  listener_ = std::move(listener);
 }
 
-absl::StatusOr<std::vector<std::string>> ModelRegistry::Names() const {
-  std::error_code error;
-  std::vector<std::string> names;
-  fs::directory_iterator entry(options_.root.path(), error);
-  for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
-    std::string name = entry->path().filename().string();
-    if (Directory(name, "name").ok()) names.push_back(std::move(name));
-  }
-  if (error) {
-    return absl::NotFoundError(
-        absl::StrCat("model root '", options_.root.path().string(), "': ", error.message()));
-  }
-  std::sort(names.begin(), names.end());
-  return names;
+// --- What is there
+// --------------------------------------------------------------------------------
+
+v1::Model ModelRegistry::PresentLoaded(const Slot& slot, const ModelRoot::Description* on_disk) {
+  v1::Model message = slot.model->description;
+  message.set_state(v1::MODEL_STATE_LOADED);
+  *message.mutable_load_time() = ToProto(slot.model->load_time);
+  message.set_update_available(on_disk != nullptr && on_disk->stamp != slot.model->stamp);
+  return message;
 }
 
-absl::StatusOr<std::shared_ptr<const ModelRegistry::Description>> ModelRegistry::Describe(
-    const std::string& name) {
-  QL_ASSIGN_OR_RETURN(const fs::path directory, Directory(name, "name"));
-  const std::string stamp = ManifestStamp(directory);
-  {
-    std::lock_guard<std::mutex> lock(descriptions_mutex_);
-    const auto found = descriptions_.find(name);
-    if (found != descriptions_.end() && found->second->stamp == stamp) return found->second;
-  }
-  auto description = std::make_shared<Description>();
-  description->stamp = stamp;
-  const auto packed = PackedModel::Open(directory, Verify::kHeader);
-  if (packed.ok()) {
-    description->config = (*packed)->config();
-    description->message =
-        DescribeModel(name, (*packed)->config(), (*packed)->manifest(), HasChatTemplate(directory));
-    description->weight_bytes = ResidentWeightBytes((*packed)->manifest());
-  } else {
-    description->problem = packed.status();
-    description->message.set_name(name);
-    description->message.set_problem(std::string(packed.status().message()));
-  }
-  std::lock_guard<std::mutex> lock(descriptions_mutex_);
-  descriptions_[name] = description;
-  return description;
-}
-
-v1::Model ModelRegistry::WithState(const Description& description, bool tensors) {
-  v1::Model message = description.message;
-  if (!tensors) message.clear_tensors();
+v1::Model ModelRegistry::Present(const std::string& name, const ModelRoot::Description* on_disk,
+                                 bool tensors) {
+  v1::Model message;
+  message.set_name(name);
+  if (on_disk != nullptr) message = on_disk->message;
   message.set_state(v1::MODEL_STATE_AVAILABLE);
   std::lock_guard<std::mutex> lock(mutex_);
-  const auto slot = slots_.find(message.name());
-  if (slot == slots_.end()) return message;
-  message.set_state(slot->second.state);
-  if (slot->second.model != nullptr) {
-    *message.mutable_load_time() = ToProto(slot->second.model->load_time);
+  const auto slot = slots_.find(name);
+  if (slot != slots_.end()) {
+    message.set_state(slot->second.state);
+    if (slot->second.model != nullptr) message = PresentLoaded(slot->second, on_disk);
   }
+  for (const auto& [id, version] : versions_) {
+    if (version.name != name) continue;
+    message.set_memory_bytes(message.memory_bytes() + version.memory);
+    const bool serves = slot != slots_.end() && slot->second.model.get() == version.model;
+    if (version.model != nullptr && !serves) {
+      message.set_ending_versions(message.ending_versions() + 1);
+    }
+  }
+  if (!tensors) message.clear_tensors();
   return message;
 }
 
 absl::StatusOr<std::vector<v1::Model>> ModelRegistry::List() {
-  QL_ASSIGN_OR_RETURN(const std::vector<std::string> names, Names());
+  QL_ASSIGN_OR_RETURN(const std::vector<std::string> on_disk, root_.Names());
+  std::set<std::string> names(on_disk.begin(), on_disk.end());
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto& [name, slot] : slots_) names.insert(name);
+  }
   std::vector<v1::Model> models;
   models.reserve(names.size());
   for (const std::string& name : names) {
-    const auto description = Describe(name);
-    if (description.ok()) models.push_back(WithState(**description, /*tensors=*/false));
+    const auto description = root_.Describe(name);
+    v1::Model model =
+        Present(name, description.ok() ? description->get() : nullptr, /*tensors=*/false);
+    // Neither on disk nor loaded: it was removed while this ran.
+    if (!description.ok() && model.state() == v1::MODEL_STATE_AVAILABLE) continue;
+    models.push_back(std::move(model));
   }
   return models;
 }
 
 absl::StatusOr<v1::Model> ModelRegistry::Find(absl::string_view name) {
-  QL_ASSIGN_OR_RETURN(const auto description, Describe(std::string(name)));
-  QL_RETURN_IF_ERROR(description->problem);
-  return WithState(*description, /*tensors=*/true);
+  const std::string key(name);
+  const auto description = root_.Describe(key);
+  v1::Model model = Present(key, description.ok() ? description->get() : nullptr, /*tensors=*/true);
+  if (model.state() == v1::MODEL_STATE_LOADED) return model;
+  QL_RETURN_IF_ERROR(description.status());
+  QL_RETURN_IF_ERROR((*description)->problem);
+  return model;
 }
 
 absl::StatusOr<ModelRegistry::Lease> ModelRegistry::Acquire(absl::string_view name) {
@@ -174,7 +158,7 @@ absl::StatusOr<ModelRegistry::Lease> ModelRegistry::Acquire(absl::string_view na
                        slot->second.state == v1::MODEL_STATE_LOADING ? "loaded" : "unloaded"));
     }
   }
-  QL_RETURN_IF_ERROR(Directory(name, "model").status());
+  QL_RETURN_IF_ERROR(root_.Directory(name, "model").status());
   return absl::FailedPreconditionError(absl::StrCat("model '", name, "' is not loaded"));
 }
 
@@ -187,100 +171,213 @@ std::vector<ModelRegistry::Lease> ModelRegistry::Loaded() {
   return loaded;
 }
 
+std::vector<ModelRegistry::Lease> ModelRegistry::Versions() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<Lease> versions;
+  for (const auto& [unused, version] : versions_) {
+    if (Lease model = version.leased.lock()) versions.push_back(std::move(model));
+  }
+  return versions;
+}
+
+std::vector<ModelRegistry::Statistics> ModelRegistry::GetStatistics() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<Statistics> models;
+  for (const auto& [name, slot] : slots_) {
+    if (slot.state != v1::MODEL_STATE_LOADED) continue;
+    Statistics& model = models.emplace_back();
+    model.description = PresentLoaded(slot, nullptr);
+    model.description.clear_tensors();
+    const auto ended = ended_.find(name);
+    if (ended != ended_.end()) AddCounters(ended->second, model.engine);
+    for (const auto& [unused, version] : versions_) {
+      if (version.name != name) continue;
+      model.memory += version.memory;
+      if (version.model == nullptr) continue;
+      const EngineStats stats = version.model->engine->stats();
+      AddCounters(stats, model.engine);
+      AddGauges(stats, model.engine);
+    }
+  }
+  return models;
+}
+
+uint64_t ModelRegistry::MemoryUsed() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  uint64_t used = 0;
+  for (const auto& [unused, version] : versions_) used += version.memory;
+  return used;
+}
+
+// --- Loading
+// --------------------------------------------------------------------------------------
+
 void ModelRegistry::Load(absl::string_view name, DoneCallback done) {
   const std::string key(name);
-  const auto description = Describe(key);
+  const auto description = root_.Describe(key);
   if (!description.ok()) return done(description.status());
   std::unique_lock<std::mutex> lock(mutex_);
   if (draining_) {
     lock.unlock();
     return done(absl::UnavailableError("the server is draining"));
   }
-  const auto [slot, inserted] = slots_.try_emplace(key);
-  if (slot->second.state == v1::MODEL_STATE_LOADING) {
-    slot->second.waiting.push_back(std::move(done));
-    if (inserted) worker_.TryRun([this, key] { RunLoad(key); });
+  const auto [found, inserted] = slots_.try_emplace(key);
+  Slot& slot = found->second;
+  const bool replaced = slot.model != nullptr && slot.model->stamp != (*description)->stamp;
+  if (slot.state == v1::MODEL_STATE_LOADING || slot.changing || replaced) {
+    slot.waiting.push_back(std::move(done));
+    const bool starts = inserted || (replaced && !slot.changing);
+    slot.changing = slot.changing || replaced;
+    if (starts) worker_.TryRun([this, key] { RunLoad(key); });
     return;
   }
-  const bool loaded = slot->second.state == v1::MODEL_STATE_LOADED;
+  const bool loaded = slot.state == v1::MODEL_STATE_LOADED;
   lock.unlock();
-  if (loaded) return done(WithState(**description, /*tensors=*/false));
+  if (loaded) return done(Present(key, description->get(), /*tensors=*/false));
   done(absl::FailedPreconditionError(absl::StrCat("model '", name, "' is being unloaded")));
 }
 
 void ModelRegistry::RunLoad(const std::string& name) {
   auto model = LoadNow(name);
-  if (!model.ok()) {
-    const absl::Status status = Annotate(model.status(), absl::StrCat("model '", name, "'"));
-    LogWarning("model not loaded", {{"model", name}, {"error", status.ToString()}});
-    return Settle(name, status, /*keep=*/false);
+  if (model.ok()) {
+    Install(*std::move(model));
+    return Settle(name, Present(name, nullptr, /*tensors=*/false), /*keep=*/true);
   }
-  LogInfo("model loaded", {{"model", name},
-                           {"recipe", (*model)->description.recipe()},
-                           {"bits_per_weight", (*model)->description.bits_per_weight()}});
-  v1::Model message = (*model)->description;
-  message.set_state(v1::MODEL_STATE_LOADED);
-  *message.mutable_load_time() = ToProto((*model)->load_time);
+  const absl::Status status = Annotate(model.status(), absl::StrCat("model '", name, "'"));
+  LogWarning("model not loaded", {{"model", name}, {"error", status.ToString()}});
+  bool keep = false;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     Slot& slot = slots_.find(name)->second;
-    slot.state = v1::MODEL_STATE_LOADED;
-    slot.leased = *model;
-    slot.model = *std::move(model);
+    keep = std::exchange(slot.changing, false);
   }
-  Settle(name, message, /*keep=*/true);
+  Settle(name, status, keep);
 }
 
-absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::LoadNow(const std::string& name) {
-  QL_ASSIGN_OR_RETURN(const auto description, Describe(name));
-  QL_RETURN_IF_ERROR(description->problem);
-  QL_RETURN_IF_ERROR(
-      Reserve(name, description->weight_bytes +
-                        GenerationEngine::KvCacheBytes(description->config, options_.engine)));
-  QL_ASSIGN_OR_RETURN(const fs::path directory, Directory(name, "name"));
+void ModelRegistry::Install(std::unique_ptr<ServedModel> model) {
+  LogInfo("model loaded", {{"model", model->name},
+                           {"recipe", model->description.recipe()},
+                           {"bits_per_weight", model->description.bits_per_weight()},
+                           {"manifest_sha256", model->description.manifest_sha256()}});
+  const ServedModel* loaded = model.get();
+  // The last lease may be dropped on the engine's own thread, which cannot join itself: the model
+  // is destroyed on the registry's.
+  std::shared_ptr<ServedModel> shared(model.release(), [this](ServedModel* last) {
+    auto retired = std::make_shared<std::unique_ptr<ServedModel>>(last);
+    worker_.TryRun([this, retired] { Retire(std::move(*retired)); });
+  });
+  std::shared_ptr<ServedModel> replaced;  // dropped after the lock
+  std::lock_guard<std::mutex> lock(mutex_);
+  Version& version = versions_.find(loaded->version)->second;
+  version.model = loaded;
+  version.leased = shared;
+  Slot& slot = slots_.find(loaded->name)->second;
+  slot.state = v1::MODEL_STATE_LOADED;
+  slot.changing = false;
+  replaced = std::exchange(slot.model, std::move(shared));
+  if (listener_ && !draining_) listener_(loaded->name, true);
+}
+
+absl::StatusOr<std::unique_ptr<ServedModel>> ModelRegistry::LoadNow(const std::string& name) {
+  for (int attempt = 1;; ++attempt) {
+    QL_ASSIGN_OR_RETURN(const auto description, root_.Describe(name));
+    QL_RETURN_IF_ERROR(description->problem);
+    auto model = LoadVersion(name, *description);
+    // Of a directory that was replaced meanwhile, one half may have been read before and the other
+    // after.
+    if (root_.Stamp(name) == description->stamp) return model;
+    if (model.ok()) {
+      const uint64_t version = (*model)->version;
+      model->reset();
+      Release(version);
+    }
+    if (attempt == kMaxLoadAttempts) {
+      return absl::UnavailableError("its directory is being replaced again and again");
+    }
+  }
+}
+
+absl::StatusOr<std::unique_ptr<ServedModel>> ModelRegistry::LoadVersion(
+    const std::string& name, const ModelRoot::Description& description) {
+  QL_ASSIGN_OR_RETURN(const uint64_t version, Reserve(name, description));
+  absl::Cleanup release = [this, version] { Release(version); };
+  QL_ASSIGN_OR_RETURN(const std::filesystem::path directory, root_.Directory(name, "name"));
   auto model = std::make_unique<ServedModel>();
   model->name = name;
-  model->description = description->message;
-  model->description.clear_tensors();
+  model->version = version;
+  model->stamp = description.stamp;
+  model->description = description.message;
   QL_ASSIGN_OR_RETURN(model->loaded, LoadedModel::LoadPacked(directory, options_.verify, team_));
   QL_ASSIGN_OR_RETURN(model->engine, GenerationEngine::Create(model->loaded, options_.engine));
   QL_RETURN_IF_ERROR(WarmUp(*model->engine));
   model->load_time = absl::Now();
-  return Share(std::move(model));
+  std::move(release).Cancel();
+  return model;
 }
 
-absl::Status ModelRegistry::Reserve(const std::string& name, uint64_t bytes) {
+absl::StatusOr<uint64_t> ModelRegistry::Reserve(const std::string& name,
+                                                const ModelRoot::Description& description) {
+  const GenerationEngine::Memory engine =
+      GenerationEngine::MemoryFor(description.config, options_.engine);
+  const uint64_t bytes = description.weight_bytes + engine.kv_cache + engine.activations;
   std::lock_guard<std::mutex> lock(mutex_);
   if (draining_) return absl::UnavailableError("the server is draining");
   if (options_.memory_limit != 0) {
     uint64_t used = 0;
-    for (const auto& [unused, slot] : slots_) used += slot.memory;
+    uint64_t own = 0;  // of other versions of this model
+    for (const auto& [unused, version] : versions_) {
+      used += version.memory;
+      if (version.name == name) own += version.memory;
+    }
     const uint64_t available = options_.memory_limit - std::min(options_.memory_limit, used);
     if (bytes > available) {
       return absl::ResourceExhaustedError(
-          absl::StrCat("needs ", bytes, " bytes for weights and KV cache, and ", available,
-                       " of the limit of ", options_.memory_limit, " are available"));
+          absl::StrCat("needs ", bytes, " bytes (weights ", description.weight_bytes, ", KV cache ",
+                       engine.kv_cache, ", activations ", engine.activations, "), and ", available,
+                       " of the limit of ", options_.memory_limit, " are available",
+                       own == 0 ? "" : absl::StrCat("; other versions of it take ", own)));
     }
   }
-  slots_.find(name)->second.memory = bytes;
-  return absl::OkStatus();
+  versions_[++last_version_] = {.name = name, .memory = bytes, .model = nullptr, .leased = {}};
+  return last_version_;
 }
 
-std::shared_ptr<ServedModel> ModelRegistry::Share(std::unique_ptr<ServedModel> model) {
-  // The last lease may be dropped on the engine's own thread, which cannot join itself: the model
-  // is destroyed on the registry's.
-  return std::shared_ptr<ServedModel>(model.release(), [this](ServedModel* last) {
-    auto retired = std::make_shared<std::unique_ptr<ServedModel>>(last);
-    worker_.TryRun([this, retired] { Retire(std::move(*retired)); });
-  });
+void ModelRegistry::Release(uint64_t version) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  versions_.erase(version);
+  changed_.notify_all();
+}
+
+bool ModelRegistry::HasVersions(const std::string& name) const {
+  return std::any_of(versions_.begin(), versions_.end(),
+                     [&name](const auto& entry) { return entry.second.name == name; });
 }
 
 void ModelRegistry::Retire(std::unique_ptr<ServedModel> model) {
-  v1::Model message = model->description;
-  message.set_state(v1::MODEL_STATE_AVAILABLE);
+  const std::string name = model->name;
+  const uint64_t version = model->version;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    AddCounters(model->engine->stats(), ended_[name]);
+    versions_.find(version)->second.model = nullptr;
+  }
   model.reset();
-  LogInfo("model unloaded", {{"model", message.name()}});
-  Settle(message.name(), message, /*keep=*/false);
+  bool unloaded = false;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    versions_.erase(version);
+    const auto slot = slots_.find(name);
+    unloaded = slot != slots_.end() && slot->second.state == v1::MODEL_STATE_UNLOADING &&
+               !HasVersions(name);
+    if (!unloaded) changed_.notify_all();
+  }
+  LogInfo(unloaded ? "model unloaded" : "old version of model freed", {{"model", name}});
+  if (!unloaded) return;
+  const auto description = root_.Describe(name);
+  v1::Model message = Present(name, description.ok() ? description->get() : nullptr,
+                              /*tensors=*/false);
+  message.set_state(v1::MODEL_STATE_AVAILABLE);
+  Settle(name, message, /*keep=*/false);
 }
 
 void ModelRegistry::Settle(const std::string& name, const absl::StatusOr<v1::Model>& outcome,
@@ -293,7 +390,7 @@ void ModelRegistry::Settle(const std::string& name, const absl::StatusOr<v1::Mod
     slot->second.waiting.clear();
     if (!keep) slots_.erase(slot);
     // Under the lock: a destructor that waits for this may free the registry right after.
-    slot_settled_.notify_all();
+    changed_.notify_all();
   }
   for (const DoneCallback& done : waiting) done(outcome);
 }
@@ -305,36 +402,38 @@ void ModelRegistry::Unload(absl::string_view name, DoneCallback done) {
     std::lock_guard<std::mutex> lock(mutex_);
     const auto slot = slots_.find(name);
     if (slot != slots_.end()) {
-      if (slot->second.state == v1::MODEL_STATE_LOADING) {
+      if (slot->second.state == v1::MODEL_STATE_LOADING || slot->second.changing) {
         refused = absl::FailedPreconditionError(absl::StrCat("model '", name, "' is being loaded"));
       } else {
         slot->second.state = v1::MODEL_STATE_UNLOADING;
         slot->second.waiting.push_back(std::move(done));
         released = std::move(slot->second.model);
+        if (listener_) listener_(slot->first, false);
         return;  // the lease is dropped after the lock
       }
     }
   }
   if (!refused.ok()) return done(refused);
-  const auto description = Describe(std::string(name));
+  const std::string key(name);
+  const auto description = root_.Describe(key);
   if (!description.ok()) return done(description.status());
-  done(WithState(**description, /*tensors=*/false));
+  done(Present(key, description->get(), /*tensors=*/false));
 }
+
+// --- The end
+// --------------------------------------------------------------------------------------
 
 void ModelRegistry::StopAdmitting() {
   std::lock_guard<std::mutex> lock(mutex_);
   draining_ = true;
+  if (!listener_) return;
+  for (const auto& [name, slot] : slots_) {
+    if (slot.state == v1::MODEL_STATE_LOADED) listener_(name, false);
+  }
 }
 
 void ModelRegistry::EndRequests() {
-  std::vector<Lease> models;
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    for (const auto& [unused, slot] : slots_) {
-      if (Lease model = slot.leased.lock()) models.push_back(std::move(model));
-    }
-  }
-  for (const Lease& model : models) model->engine->Drain(absl::Now());
+  for (const Lease& model : Versions()) model->engine->Drain(absl::Now());
 }
 
 }  // namespace quantloom

@@ -1,13 +1,15 @@
-// The models of this server: packed directories under the model root, loaded and unloaded at run
-// time.
+// The models of this server: packed directories under the model root, loaded, replaced and unloaded
+// at run time.
 //
 //   ModelRegistry registry(options, team);
 //   registry.Load("smollm2", [](absl::StatusOr<v1::Model> loaded) { ... });
 //   QL_ASSIGN_OR_RETURN(ModelRegistry::Lease model, registry.Acquire("smollm2"));
 //   model->engine->Submit(...);
 //
-// Loading and freeing run on one thread of the registry's, so memory is accounted for one model at
-// a time. A lease keeps its model: unloading waits until the last one is gone.
+// A model has one version that takes requests. When its directory has been replaced, Load brings
+// the new version up beside it and then lets it take over; a lease keeps the version that it was
+// taken of, which is freed with its last one. Loading and freeing run on one thread of the
+// registry's, so memory is accounted for one version at a time.
 //
 // Thread-safety: all methods may be called from any thread, and a lease may be dropped on any
 // thread, an engine's own included.
@@ -15,7 +17,6 @@
 
 #include <condition_variable>
 #include <cstdint>
-#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -34,16 +35,19 @@
 #include "quantloom/v1/model.pb.h"
 #include "services/common/confined_root.h"
 #include "services/common/worker_pool.h"
+#include "services/server/model_root.h"
 
 namespace quantloom {
 
-// A loaded model and the engine that runs it.
+// One version of a model in memory, and the engine that runs it.
 struct ServedModel {
   std::string name;
+  uint64_t version = 0;  // never used twice
+  std::string stamp;     // of the manifest that it was loaded from
   std::shared_ptr<const LoadedModel> loaded;
   std::unique_ptr<GenerationEngine> engine;
   absl::Time load_time;
-  v1::Model description;  // without tensors
+  v1::Model description;
 };
 
 class ModelRegistry {
@@ -51,11 +55,14 @@ class ModelRegistry {
   struct Options {
     ConfinedRoot root;
     Verify verify = Verify::kHeader;
-    uint64_t memory_limit = 0;  // bytes of weights and KV caches of all models; 0: none
+    // Bytes of weights, KV caches and activations of all versions of all models; 0: none.
+    uint64_t memory_limit = 0;
     GenerationEngine::Limits engine;
   };
   using Lease = std::shared_ptr<const ServedModel>;
   using DoneCallback = std::function<void(absl::StatusOr<v1::Model>)>;
+  // Told when a model begins (true) or ceases to take requests. Must not call the registry.
+  using ServingListener = std::function<void(const std::string& name, bool serving)>;
 
   // `team` runs all models' forward passes and must outlive the registry.
   ModelRegistry(Options options, ThreadTeam& team);
@@ -63,6 +70,10 @@ class ModelRegistry {
   ~ModelRegistry();
   ModelRegistry(const ModelRegistry&) = delete;
   ModelRegistry& operator=(const ModelRegistry&) = delete;
+
+  // Replaces the listener; an empty one hears nothing. When it returns, the one before is not
+  // running and will not be called again.
+  void SetListener(ServingListener listener);
 
   // The loaded model of that name; an empty name means the only one. INVALID_ARGUMENT (a name that
   // is none) and NOT_FOUND name the field `model`; FAILED_PRECONDITION: not loaded, or an empty
@@ -72,13 +83,15 @@ class ModelRegistry {
   // Of the methods below, INVALID_ARGUMENT for a name that is none and NOT_FOUND name the field
   // `name`.
 
-  // Every packed directory, by name, without tensors. Reads the root and what has changed in it.
+  // Every packed directory and every loaded model, by name, without tensors. Reads the root and
+  // what has changed in it.
   absl::StatusOr<std::vector<v1::Model>> List();
   // One of them with its tensors. DATA_LOSS or INVALID_ARGUMENT where its files are wrong.
   absl::StatusOr<v1::Model> Find(absl::string_view name);
 
-  // Loads a model and runs a token through it, then calls `done` (on the registry's thread, or at
-  // once when there is nothing to do). Errors: ModelService.LoadModel's.
+  // Loads what the model's directory holds now, unless that is loaded, and runs a token through it,
+  // then calls `done` (on the registry's thread, or at once when there is nothing to do). Errors:
+  // ModelService.LoadModel's.
   void Load(absl::string_view name, DoneCallback done);
   // Refuses new leases, and calls `done` when the last one is gone and the memory is free. Errors:
   // ModelService.UnloadModel's.
@@ -89,57 +102,74 @@ class ModelRegistry {
   // Ends every request of every engine with UNAVAILABLE and returns when they have ended.
   void EndRequests();
 
-  // All loaded models, for metrics.
+  // The versions that take requests, by name.
   std::vector<Lease> Loaded();
+  // These and the ones that only have requests left.
+  std::vector<Lease> Versions();
 
-  // Names of all packed directories under the root, in order.
-  absl::StatusOr<std::vector<std::string>> Names() const;
+  // What a model's engines observed; counters include the versions that are gone.
+  struct Statistics {
+    v1::Model description;  // of the version that takes requests, without tensors
+    EngineStats engine;
+    uint64_t memory = 0;  // bytes of all its versions
+  };
+  // Of every loaded model, by name.
+  std::vector<Statistics> GetStatistics();
+
+  // Bytes that count against the memory limit.
+  uint64_t MemoryUsed();
 
   const Options& options() const { return options_; }
+  const ModelRoot& root() const { return root_; }
 
  private:
-  // What a directory's files say; kept until its manifest changes.
-  struct Description {
-    std::string stamp;  // size and time of the manifest
-    absl::Status problem;
-    v1::Model message;
-    ModelConfig config;
-    uint64_t weight_bytes = 0;
-  };
   // A model that is not merely AVAILABLE.
   struct Slot {
     v1::ModelState state = v1::MODEL_STATE_LOADING;
-    uint64_t memory = 0;                 // bytes counted against the limit
+    bool changing = false;               // LOADED, and another version is being loaded
     std::shared_ptr<ServedModel> model;  // the registry's own lease; null unless LOADED
-    std::weak_ptr<ServedModel> leased;   // the same while leases are out, also when UNLOADING
     std::vector<DoneCallback> waiting;   // for the end of loading or of unloading
   };
+  // What takes memory: a version that is being loaded, loaded, or being freed.
+  struct Version {
+    std::string name;
+    uint64_t memory = 0;                 // bytes counted against the limit
+    const ServedModel* model = nullptr;  // while loaded
+    std::weak_ptr<const ServedModel> leased;
+  };
 
-  absl::StatusOr<std::filesystem::path> Directory(absl::string_view name,
-                                                  absl::string_view field) const;
-  absl::StatusOr<std::shared_ptr<const Description>> Describe(const std::string& name);
-  // Copies it, with the state that the model is in now.
-  v1::Model WithState(const Description& description, bool tensors);
+  // What is loaded, else what is on disk (null when nothing is), with the state it is in now.
+  v1::Model Present(const std::string& name, const ModelRoot::Description* on_disk, bool tensors);
+  static v1::Model PresentLoaded(const Slot& slot, const ModelRoot::Description* on_disk);
+
   void RunLoad(const std::string& name);
-  // Loads, warms up and accounts; on the worker.
-  absl::StatusOr<std::shared_ptr<ServedModel>> LoadNow(const std::string& name);
-  // Counts `bytes` for the model, or says why not.
-  absl::Status Reserve(const std::string& name, uint64_t bytes);
-  // A lease whose last copy sends the model to the worker to be freed there (Retire).
-  std::shared_ptr<ServedModel> Share(std::unique_ptr<ServedModel> model);
+  // Loads and warms up what the directory holds, on the worker.
+  absl::StatusOr<std::unique_ptr<ServedModel>> LoadNow(const std::string& name);
+  absl::StatusOr<std::unique_ptr<ServedModel>> LoadVersion(
+      const std::string& name, const ModelRoot::Description& description);
+  // Makes a loaded version the one that takes requests.
+  void Install(std::unique_ptr<ServedModel> model);
+  // Counts the memory of a version to be loaded, or says why not.
+  absl::StatusOr<uint64_t> Reserve(const std::string& name,
+                                   const ModelRoot::Description& description);
+  void Release(uint64_t version);
+  // Frees a version, on the worker, once its last lease is gone.
   void Retire(std::unique_ptr<ServedModel> model);
   // Ends loading or unloading: tells those who wait, after removing the slot unless `keep`.
   void Settle(const std::string& name, const absl::StatusOr<v1::Model>& outcome, bool keep);
+  bool HasVersions(const std::string& name) const;  // with mutex_ held
 
   const Options options_;
+  ModelRoot root_;
   ThreadTeam& team_;
 
-  std::mutex descriptions_mutex_;
-  std::map<std::string, std::shared_ptr<const Description>> descriptions_;
-
   std::mutex mutex_;
-  std::condition_variable slot_settled_;
+  std::condition_variable changed_;  // a slot settled, or a version is gone
   std::map<std::string, Slot, std::less<>> slots_;
+  std::map<uint64_t, Version> versions_;
+  uint64_t last_version_ = 0;
+  std::map<std::string, EngineStats> ended_;  // counters of the versions that are gone, by name
+  ServingListener listener_;                  // called with mutex_ held, so that it hears in order
   bool draining_ = false;
 
   WorkerPool worker_{1, WorkerPool::kUnbounded};  // last: its tasks use everything above

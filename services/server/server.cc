@@ -6,12 +6,15 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "core/base/status.h"
 #include "kernels/cpu/linear.h"
 
 namespace quantloom {
 namespace {
 
+// Of a model's name in grpc.health.v1.
+constexpr char kModelHealthPrefix[] = "models/";
 constexpr auto kInterruptionPoll = std::chrono::milliseconds(50);
 
 absl::Status LoadAndWait(ModelRegistry& models, const std::string& name,
@@ -44,6 +47,12 @@ Server::Server(const ServerOptions& options, ConfinedRoot root)
   metrics_.Add(std::make_shared<EngineMetrics>(models_));
 }
 
+// Members would do the rest, but the registry must not tell a server that is gone.
+Server::~Server() {
+  watcher_.reset();
+  models_.SetListener({});
+}
+
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
   QL_RETURN_IF_ERROR(cpu::RequireSupportedCpu());
   absl::StatusOr<ConfinedRoot> root = ConfinedRoot::Open(options.model_root);
@@ -55,6 +64,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
           options.grpc, {&server->generation_service_, &server->model_service_},
           {v1::GenerationService::service_full_name(), v1::ModelService::service_full_name()},
           server->metrics_));
+  server->models_.SetListener([grpc = server->grpc_.get()](const std::string& name, bool serving) {
+    grpc->SetServing(absl::StrCat(kModelHealthPrefix, name), serving);
+  });
   return server;
 }
 
@@ -63,7 +75,7 @@ absl::Status Server::LoadModels(const std::function<bool()>& interrupted) {
     QL_RETURN_IF_ERROR(LoadAndWait(models_, name, interrupted));
   }
   if (options_.load_all) {
-    QL_ASSIGN_OR_RETURN(const std::vector<std::string> names, models_.Names());
+    QL_ASSIGN_OR_RETURN(const std::vector<std::string> names, models_.root().Names());
     for (const std::string& name : names) {
       // The registry logs why a model cannot be loaded; the others are served without it.
       const absl::Status loaded = LoadAndWait(models_, name, interrupted);
@@ -71,10 +83,16 @@ absl::Status Server::LoadModels(const std::function<bool()>& interrupted) {
     }
   }
   grpc_->SetServing(true);
+  if (options_.watch_models > absl::ZeroDuration()) {
+    watcher_ = std::make_unique<ModelWatcher>(
+        models_,
+        ModelWatcher::Options{.interval = options_.watch_models, .load_new = options_.load_all});
+  }
   return absl::OkStatus();
 }
 
 void Server::Drain() {
+  watcher_.reset();
   grpc_->Drain({.stop_admitting = [this] { models_.StopAdmitting(); },
                 .end_streams = [this] { models_.EndRequests(); }});
 }

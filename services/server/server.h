@@ -18,6 +18,7 @@
 #include "services/server/generation_service.h"
 #include "services/server/model_registry.h"
 #include "services/server/model_service.h"
+#include "services/server/model_watcher.h"
 #include "services/server/server_options.h"
 #include "services/server/serving_metrics.h"
 
@@ -29,10 +30,12 @@ class Server {
   // Binds and answers, with no model loaded and health NOT_SERVING. NOT_FOUND for no model root,
   // FAILED_PRECONDITION for a CPU that is too old, UNAVAILABLE for an address that is taken.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options);
+  ~Server();
 
-  // Loads the models that the options name, then reports SERVING. An error when one that is named
-  // by itself cannot be loaded; of load_all's only the loadable count. `interrupted` is polled, and
-  // ends it early with CANCELLED; a load that has begun goes on, and the destructor waits for it.
+  // Loads the models that the options name, reports SERVING, and begins to watch the root. An error
+  // when one that is named by itself cannot be loaded; of load_all's only the loadable count.
+  // `interrupted` is polled, and ends it early with CANCELLED; a load that has begun goes on, and
+  // the destructor waits for it.
   absl::Status LoadModels(const std::function<bool()>& interrupted);
   // Ends the server as GrpcServer::Drain says; running streams get the grace period.
   void Drain();
@@ -52,6 +55,7 @@ class Server {
   GenerationServiceImpl generation_service_;
   ModelServiceImpl model_service_;
   std::unique_ptr<GrpcServer> grpc_;
+  std::unique_ptr<ModelWatcher> watcher_;
 };
 
 }  // namespace quantloom

@@ -13,12 +13,15 @@ void ServerOptions::AddTo(Configuration& configuration) {
   configuration.Add("model-root", model_root, "Directory of packed model directories");
   configuration.Add("load", load, "Model to load at start; may be given several times");
   configuration.Add("load-all", load_all, "Load every model under the root that can be loaded");
+  configuration.Add(
+      "watch-models", watch_models,
+      "Look this often for replaced models, and with load-all for new ones; 0: never");
   configuration
       .Add("verify", verify, "What loading compares with the stored digests: header or full")
       ->check(CLI::IsMember({"header", "full"}));
   configuration
       .Add("memory-limit", memory_limit,
-           "Bytes for weights and KV caches of all models, e.g. 8GiB; 0: no limit")
+           "Bytes for weights, KV caches and activations of all models, e.g. 8GiB; 0: no limit")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
   configuration.Add("threads", threads, "Threads of forward passes; 0: one per processor")
       ->check(CLI::Range(0, 1024));

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "core/format/packed_model.h"
 #include "engine/generation.h"
 #include "services/common/configuration.h"
@@ -22,6 +23,7 @@ struct ServerOptions {
   std::string model_root = "models";
   std::vector<std::string> load;  // models to load at start; the server fails without them
   bool load_all = false;          // and all others that can be
+  absl::Duration watch_models;    // time between two looks at the root; 0: none
   std::string verify = "header";  // header, full
   uint64_t memory_limit = 0;      // bytes; 0: none
   int threads = 0;                // 0: one per processor

@@ -93,28 +93,25 @@ StreamMetrics ServingMetrics::ForModel(const std::string& model) {
 }
 
 std::vector<prometheus::MetricFamily> EngineMetrics::Collect() const {
-  const std::vector<ModelRegistry::Lease> models = models_.Loaded();
-  std::vector<EngineStats> stats;
-  stats.reserve(models.size());
-  for (const auto& model : models) stats.push_back(model->engine->stats());
+  const std::vector<ModelRegistry::Statistics> models = models_.GetStatistics();
 
   std::vector<prometheus::MetricFamily> families;
   for (const EngineMetric& metric : kEngineMetrics) {
     prometheus::MetricFamily& family =
         families.emplace_back(prometheus::MetricFamily{metric.name, metric.help, metric.type, {}});
-    for (size_t i = 0; i < models.size(); ++i) {
+    for (const auto& model : models) {
       family.metric.push_back(
-          Labelled({{"model", models[i]->name}}, metric.type, metric.read(stats[i])));
+          Labelled({{"model", model.description.name()}}, metric.type, metric.read(model.engine)));
     }
   }
   prometheus::MetricFamily& info = families.emplace_back(prometheus::MetricFamily{
       "quantloom_model_info", "1 for each loaded model", MetricType::Gauge, {}});
   for (const auto& model : models) {
-    const std::string& recipe = model->description.recipe();
+    const std::string& recipe = model.description.recipe();
     info.metric.push_back(
-        Labelled({{"model", model->name},
+        Labelled({{"model", model.description.name()},
                   {"codec", recipe.substr(0, recipe.find(':'))},
-                  {"bits_per_weight", absl::StrCat(model->description.linear_bits_per_weight())}},
+                  {"bits_per_weight", absl::StrCat(model.description.linear_bits_per_weight())}},
                  MetricType::Gauge, 1));
   }
   return families;

@@ -47,6 +47,10 @@ TEST(ModelsProgramTest, Models_AreATable) {
   const ScriptedServer server(
       {.list_models = [](auto&, const auto&, v1::ListModelsResponse* response) {
         *response->add_models() = TinyModel();
+        v1::Model& replaced = *response->add_models();
+        replaced = TinyModel();
+        replaced.set_name("replaced");
+        replaced.set_update_available(true);
         v1::Model& broken = *response->add_models();
         broken.set_name("broken");
         broken.set_problem("manifest.json: missing");
@@ -54,10 +58,13 @@ TEST(ModelsProgramTest, Models_AreATable) {
       }});
   EXPECT_EQ(
       RunProgram({"models", "--server", server.address()}).output,
-      "MODEL      STATE     WEIGHTS  LINEAR B/W  ALL B/W     SIZE  CONTEXT  CHAT  RECIPE\n"
-      "tiny-2bit  loaded      135 M        2.34     3.91  65.8 MB     2048  yes   icquant:bits=2\n"
-      "broken     unusable                                                        manifest.json: "
-      "missing\n");
+      "MODEL      STATE              WEIGHTS  LINEAR B/W  ALL B/W     SIZE  CONTEXT  CHAT  RECIPE\n"
+      "tiny-2bit  loaded               135 M        2.34     3.91  65.8 MB     2048  yes   "
+      "icquant:bits=2\n"
+      "replaced   loaded (outdated)    135 M        2.34     3.91  65.8 MB     2048  yes   "
+      "icquant:bits=2\n"
+      "broken     unusable                                                                 "
+      "manifest.json: missing\n");
 }
 
 TEST(ModelsProgramTest, LoadAndUnload_PrintTheState) {

@@ -23,19 +23,6 @@ using ::testing::HasSubstr;
 
 constexpr absl::Duration kPatience = absl::Seconds(60);
 
-enum class Health { kUnreachable, kServing, kNotServing };
-
-// grpc.health.v1: field 1 of the response is 1 for SERVING and 2 for NOT_SERVING.
-Health CheckHealth(const std::shared_ptr<grpc::Channel>& channel, const std::string& service) {
-  std::string request;
-  if (!service.empty()) {
-    request = absl::StrCat("\x0A", std::string(1, static_cast<char>(service.size())), service);
-  }
-  const auto response = CallWithBytes(channel, "/grpc.health.v1.Health/Check", request);
-  if (!response.ok()) return Health::kUnreachable;
-  return *response == "\x08\x01" ? Health::kServing : Health::kNotServing;
-}
-
 bool WaitForHealth(const std::shared_ptr<grpc::Channel>& channel, Health expected) {
   for (const absl::Time end = absl::Now() + kPatience; absl::Now() < end;) {
     if (CheckHealth(channel, "") == expected) return true;

@@ -65,6 +65,17 @@ absl::StatusOr<std::string> CallWithBytes(const std::shared_ptr<grpc::Channel>& 
   return std::string(bytes.begin(), bytes.end());
 }
 
+// Field 1 of the response is 1 for SERVING and 2 for NOT_SERVING.
+Health CheckHealth(const std::shared_ptr<grpc::Channel>& channel, const std::string& service) {
+  std::string request;
+  if (!service.empty()) {
+    request = absl::StrCat("\x0A", std::string(1, static_cast<char>(service.size())), service);
+  }
+  const auto response = CallWithBytes(channel, "/grpc.health.v1.Health/Check", request);
+  if (!response.ok()) return Health::kUnreachable;
+  return *response == "\x08\x01" ? Health::kServing : Health::kNotServing;
+}
+
 void ServerTest::SetUp() {
   WritePackedModel(root_.path(), "tiny", /*seed=*/1);
   options_.grpc.address = "127.0.0.1:0";

@@ -65,6 +65,10 @@ std::shared_ptr<grpc::Channel> NewChannel(int port);
 Generated ReadStream(v1::GenerationService::Stub& stub, const v1::GenerateRequest& request,
                      absl::Duration timeout);
 
+// What grpc.health.v1 says of a service's name; kUnreachable for any error.
+enum class Health { kUnreachable, kServing, kNotServing };
+Health CheckHealth(const std::shared_ptr<grpc::Channel>& channel, const std::string& service);
+
 // Calls a unary method, "/service/Method", with a request of any bytes.
 absl::StatusOr<std::string> CallWithBytes(const std::shared_ptr<grpc::Channel>& channel,
                                           const char* method, const std::string& request);
