@@ -117,6 +117,7 @@ int Main(int argc, const char* const* argv) {
   AddGenerateCommand(app, session);
   AddChatCommand(app, session);
   AddScoreCommand(app, session);
+  AddLoadCommand(app, session);
   AddTokenCommands(app, session);
   AddModelCommands(app, session);
   AddInspectCommand(app, session);

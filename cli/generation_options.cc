@@ -36,7 +36,9 @@ void AddBias(const std::string& text, GenerateRequest& request) {
   (*request.mutable_sampling()->mutable_logit_bias())[id] = bias;
 }
 
-void AddSampling(CLI::App& command, GenerateRequest& request) {
+}  // namespace
+
+void AddSamplingOptions(CLI::App& command, GenerateRequest& request) {
   const auto number = [&]<typename T>(const char* name, void (SamplingParameters::*set)(T),
                                       const char* help) {
     command
@@ -73,8 +75,7 @@ void AddSampling(CLI::App& command, GenerateRequest& request) {
       ->group(kSampling);
 }
 
-// What decides between requests that compete, and which prompts share their computation.
-void AddServing(CLI::App& command, GenerateRequest& request) {
+void AddServingOptions(CLI::App& command, GenerateRequest& request) {
   constexpr char kServing[] = "Serving";
   static const std::map<std::string, quantloom::v1::Priority> kPriorities = {
       {"low", quantloom::v1::PRIORITY_LOW},
@@ -109,15 +110,17 @@ void AddServing(CLI::App& command, GenerateRequest& request) {
       ->group(kServing);
 }
 
-}  // namespace
-
-void AddGenerationOptions(CLI::App& command, GenerateRequest& request) {
-  request.set_max_tokens(kDefaultMaxTokens);
+void AddModelOption(CLI::App& command, GenerateRequest& request) {
   command
       .add_option_function<std::string>(
           "-m,--model", [&request](const std::string& name) { request.set_model(name); },
           "Model that answers [the one that is loaded, if it is only one]")
       ->type_name("NAME");
+}
+
+void AddGenerationOptions(CLI::App& command, GenerateRequest& request) {
+  request.set_max_tokens(kDefaultMaxTokens);
+  AddModelOption(command, request);
   command
       .add_option_function<uint32_t>(
           "-n,--max-tokens", [&request](uint32_t count) { request.set_max_tokens(count); },
@@ -149,8 +152,8 @@ void AddGenerationOptions(CLI::App& command, GenerateRequest& request) {
   command.add_flag_function(
       "--ignore-eos", [&request](int64_t) { request.set_ignore_eos(true); },
       "Go on where the model would end");
-  AddSampling(command, request);
-  AddServing(command, request);
+  AddSamplingOptions(command, request);
+  AddServingOptions(command, request);
 }
 
 double GenerationTimes::TokensPerSecond() const {

@@ -1,4 +1,5 @@
-// What `generate` and `chat` have in common: the options of generation, and reading its stream.
+// What `generate`, `chat` and `load` have in common: the options of generation, and reading its
+// stream.
 #pragma once
 
 #include <functional>
@@ -18,6 +19,12 @@ namespace quantloom::cli {
 // Adds --model and the options of sampling and serving; they fill `request`, which must outlive the
 // App. Ranges are the server's to check: it names the field.
 void AddGenerationOptions(CLI::App& command, quantloom::v1::GenerateRequest& request);
+
+// Parts of them: --model; how tokens are chosen; what decides between requests that compete, and
+// which prompts share their computation.
+void AddModelOption(CLI::App& command, quantloom::v1::GenerateRequest& request);
+void AddSamplingOptions(CLI::App& command, quantloom::v1::GenerateRequest& request);
+void AddServingOptions(CLI::App& command, quantloom::v1::GenerateRequest& request);
 
 // How fast an answer came, by the client's clock.
 struct GenerationTimes {

@@ -55,6 +55,7 @@ void AddJobCommands(CLI::App& app, Session& session);
 void AddGenerateCommand(CLI::App& app, Session& session);
 void AddChatCommand(CLI::App& app, Session& session);
 void AddScoreCommand(CLI::App& app, Session& session);
+void AddLoadCommand(CLI::App& app, Session& session);
 void AddTokenCommands(CLI::App& app, Session& session);
 void AddModelCommands(CLI::App& app, Session& session);
 void AddInspectCommand(CLI::App& app, Session& session);
