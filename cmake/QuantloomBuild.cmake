@@ -13,12 +13,14 @@ endif()
 find_program(QUANTLOOM_CCACHE ccache)
 if(QUANTLOOM_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${QUANTLOOM_CCACHE})
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${QUANTLOOM_CCACHE})
 endif()
 
 # No contraction: a * b + c rounds the same in every file, so that packed bytes never depend on
 # which expression the compiler chose to fuse. Kernels ask for FMA explicitly.
-add_compile_options(-Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough
-                    -Werror -ffp-contract=off)
+set(QUANTLOOM_CXX_OPTIONS -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough
+                          -Werror -ffp-contract=off)
+add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:${QUANTLOOM_CXX_OPTIONS}>")
 if(QUANTLOOM_SANITIZE)
   # g++ warns of uninitialized values inside instrumented std::variant and std::optional; the plain build checks them.
   add_compile_options(-fsanitize=${QUANTLOOM_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g1

@@ -9,7 +9,7 @@ case ${1:-} in
   *) fail "usage: scripts/check.sh [--tidy]" ;;
 esac
 
-mapfile -t sources < <(git ls-files '*.cc' '*.h')
+mapfile -t sources < <(git ls-files '*.cc' '*.h' '*.cu')
 
 say "Checking formatting"
 clang-format-14 --dry-run --Werror "${sources[@]}"

@@ -14,6 +14,7 @@ BUILD_PACKAGES=(
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libabsl-dev
   prometheus-cpp-dev libcivetweb-dev libcurl4-openssl-dev zlib1g-dev libhwy-dev libopenblas-dev nlohmann-json3-dev
   libsqlite3-dev libpcre2-dev libspdlog-dev libcli11-dev libssl-dev libgtest-dev libgmock-dev libbenchmark-dev
+  libboost-context-dev
 )
 CHECK_PACKAGES=(clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev lld-14 shellcheck prometheus curl)
 

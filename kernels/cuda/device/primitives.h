@@ -1,0 +1,71 @@
+// CUDA as the kernels see it, and the few instructions that it has no function for. The same
+// sources compile for the host against an emulation of the execution model, which defines
+// QUANTLOOM_CUDA_EMULATION as the header to take instead (tests/cuda/emulation).
+#pragma once
+
+#ifdef QUANTLOOM_CUDA_EMULATION
+#include QUANTLOOM_CUDA_EMULATION
+#else
+
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace quantloom::cuda {
+
+using Stream = cudaStream_t;
+
+// The block's dynamic shared memory, aligned to 16 bytes.
+__device__ __forceinline__ void* DynamicShared() {
+  extern __shared__ uint4 memory[];
+  return memory;
+}
+
+// Loads what is read once: cached in L2 alone. T of 4, 8 or 16 bytes, naturally aligned.
+__device__ __forceinline__ uint32_t LoadOnce(const uint32_t* address) {
+  uint32_t value;
+  asm volatile("ld.global.nc.L1::no_allocate.b32 %0, [%1];" : "=r"(value) : "l"(address));
+  return value;
+}
+__device__ __forceinline__ uint2 LoadOnce(const uint2* address) {
+  uint2 value;
+  asm volatile("ld.global.nc.L1::no_allocate.v2.b32 {%0, %1}, [%2];"
+               : "=r"(value.x), "=r"(value.y)
+               : "l"(address));
+  return value;
+}
+__device__ __forceinline__ uint4 LoadOnce(const uint4* address) {
+  uint4 value;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "l"(address));
+  return value;
+}
+
+// d += a b for int8 fragments of a 16 x 32 and a 32 x 8 matrix (PTX ISA, mma.m16n8k32): of lane
+// 4 g + t, a has rows g, g + 8, g, g + 8 and columns 4 t .. 4 t + 3, of the upper 16 in its last
+// two registers; b the same columns as rows, and column g; d rows g, g, g + 8, g + 8 and columns
+// 2 t, 2 t + 1. All lanes of the warp take part.
+__device__ __forceinline__ void MultiplyInt8(int (&d)[4], const uint32_t (&a)[4],
+                                             const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Launches a kernel on a stream. Null, or what is wrong.
+template <typename... Parameters, typename... Arguments>
+const char* LaunchKernel(dim3 grid, dim3 block, size_t shared_bytes, Stream stream,
+                         void (*kernel)(Parameters...), Arguments... arguments) {
+  kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+}  // namespace quantloom::cuda
+
+#endif
