@@ -16,14 +16,15 @@ clang-format-14 --dry-run --Werror "${sources[@]}"
 
 say "Checking layers"
 # A layer may include itself and what is below it; the client may include the contract and what it shares with
-# the services' command lines.
+# the services.
 declare -A allowed=(
   [core]="core"
   [kernels]="core kernels"
   [engine]="core kernels engine"
   [command_line]="command_line"
-  [services]="command_line core kernels engine services google quantloom"
-  [cli]="cli command_line google quantloom"
+  [access_token]="access_token"
+  [services]="access_token command_line core kernels engine services google quantloom"
+  [cli]="access_token cli command_line google quantloom"
 )
 violations=0
 for layer in "${!allowed[@]}"; do

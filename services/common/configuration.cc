@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "command_line/empty_values.h"
 #include "services/common/version.h"
 
@@ -114,5 +116,25 @@ std::optional<int> Configuration::Parse(int argc, const char* const* argv, std::
 }
 
 std::string Configuration::ToString() const { return app_.config_to_str(/*default_also=*/true); }
+
+std::vector<std::string> Configuration::Differences(const Configuration& other) const {
+  const auto lines = [](const Configuration& configuration) {
+    std::map<std::string, std::string> values;
+    const std::string text = configuration.ToString();
+    for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+      const std::pair<std::string, std::string> setting =
+          absl::StrSplit(line, absl::MaxSplits('=', 1));
+      values.insert(setting);
+    }
+    return values;
+  };
+  const std::map<std::string, std::string> theirs = lines(other);
+  std::vector<std::string> names;
+  for (const auto& [name, value] : lines(*this)) {
+    const auto found = theirs.find(name);
+    if (found == theirs.end() || found->second != value) names.push_back(name);
+  }
+  return names;
+}
 
 }  // namespace quantloom

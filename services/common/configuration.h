@@ -51,6 +51,9 @@ class Configuration {
   // Every setting in effect, a `name=value` line each: a file that --config reads.
   std::string ToString() const;
 
+  // Names of the settings whose values are others in `other`, which has declared the same.
+  std::vector<std::string> Differences(const Configuration& other) const;
+
  private:
   static std::string Flag(absl::string_view name);
   CLI::Option* Declare(CLI::Option* option);

@@ -10,10 +10,12 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "core/base/file.h"
 #include "core/base/status.h"
+#include "services/common/access_interceptor.h"
 #include "services/common/logging.h"
 
 namespace quantloom {
@@ -60,6 +62,12 @@ void SetChannelArguments(const GrpcServerOptions& options, grpc::ServerBuilder& 
   builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 1);
 }
 
+bool IsLoopback(const std::string& address) {
+  const absl::StatusOr<HostPort> parsed = ParseHostPort(address);
+  return parsed.ok() && (parsed->host == "localhost" || parsed->host == "::1" ||
+                         absl::StartsWith(parsed->host, "127."));
+}
+
 absl::Status WritePortFile(const std::string& path, int port) {
   if (path.empty()) return absl::OkStatus();
   return WriteFileAtomically(path, absl::StrCat(port, "\n"));
@@ -75,6 +83,15 @@ void GrpcServerOptions::AddTo(Configuration& configuration) {
   configuration.Add("port-file", port_file, "File to write the port bound for gRPC to");
   configuration.Add("metrics-port-file", metrics_port_file,
                     "File to write the port bound for metrics to");
+  configuration.Add("health-address", health_address,
+                    "host:port to serve health alone on, without TLS and tokens; port 0 picks a "
+                    "free one; \"\": none");
+  configuration.Add("health-port-file", health_port_file,
+                    "File to write the port bound for health to");
+  tls.AddTo(configuration);
+  access.AddTo(configuration);
+  configuration.Add("credential-refresh-interval", credential_refresh_interval,
+                    "Look for changed certificate and token files this often; 0: on SIGHUP only");
   configuration.Add("max-message-bytes", max_message_bytes, "Largest message in either direction")
       ->check(CLI::Range(1 << 16, 1 << 30));
   configuration.Add("keepalive-interval", keepalive_interval,
@@ -89,36 +106,84 @@ void GrpcServerOptions::AddTo(Configuration& configuration) {
                     "Time for calls to end after SIGTERM or SIGINT; a second signal ends at once");
 }
 
+absl::Status GrpcServer::LoadCredentials(const GrpcServerOptions& options, Metrics& metrics) {
+  QL_RETURN_IF_ERROR(options.tls.Check());
+  if (options.tls.enabled()) {
+    QL_ASSIGN_OR_RETURN(CertificateFiles files, ReadCertificateFiles(options.tls));
+    LogInfo("TLS certificate", {{"subject", files.subject},
+                                {"expires", absl::FormatTime(files.expiry, absl::UTCTimeZone())}});
+    credentials_ = std::make_shared<TlsCredentials>(std::move(files));
+  } else if (!options.access.token_file.empty() && !IsLoopback(options.address)) {
+    LogWarning("tokens travel unencrypted: set tls-certificate and tls-key",
+               {{"address", options.address}});
+  }
+  QL_ASSIGN_OR_RETURN(access_, AccessControl::Create(options.access, metrics.registry()));
+  credential_reload_ = std::make_unique<CredentialReload>(
+      CredentialReload::Options{options.tls, options.access.token_file,
+                                options.credential_refresh_interval},
+      credentials_, access_, reload_log_, metrics.registry());
+  return absl::OkStatus();
+}
+
+absl::Status GrpcServer::Bind(const GrpcServerOptions& options,
+                              const std::vector<grpc::Service*>& services) {
+  grpc::ServerBuilder builder;
+  if (credentials_ != nullptr) {
+    builder.AddListeningPort(options.address, credentials_, &port_);
+  } else {
+    builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &port_);
+  }
+  SetChannelArguments(options, builder);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  SetCallContexts(builder);
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(MakeAccessInterceptor(access_));
+  interceptors.push_back(MakeRequestInterceptor(request_metrics_));
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
+  server_ = builder.BuildAndStart();
+  if (server_ == nullptr || port_ == 0) {
+    return absl::UnavailableError(absl::StrCat("cannot serve on '", options.address, "'"));
+  }
+  if (!options.health_address.empty()) {
+    absl::StatusOr<std::unique_ptr<HealthServer>> health =
+        HealthServer::Start(options.health_address);
+    if (!health.ok()) return Annotate(health.status(), "health-address");
+    health_ = *std::move(health);
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     const GrpcServerOptions& options, const std::vector<grpc::Service*>& services,
     const std::vector<std::string>& service_names, Metrics& metrics) {
   QL_RETURN_IF_ERROR(Annotate(ParseHostPort(options.address).status(), "address"));
   EnableHealthAndReflection();
-  std::unique_ptr<GrpcServer> server(new GrpcServer);
+  std::unique_ptr<GrpcServer> server(new GrpcServer(metrics));
   server->service_names_ = service_names;
   server->grace_period_ = options.grace_period;
   server->request_metrics_ = std::make_shared<RequestMetrics>(metrics.registry(), service_names);
-
-  grpc::ServerBuilder builder;
-  builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &server->port_);
-  SetChannelArguments(options, builder);
-  for (grpc::Service* service : services) builder.RegisterService(service);
-  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
-  interceptors.push_back(MakeRequestInterceptor(server->request_metrics_));
-  builder.experimental().SetInterceptorCreators(std::move(interceptors));
-  server->server_ = builder.BuildAndStart();
-  if (server->server_ == nullptr || server->port_ == 0) {
-    return absl::UnavailableError(absl::StrCat("cannot serve on '", options.address, "'"));
-  }
+  QL_RETURN_IF_ERROR(server->LoadCredentials(options, metrics));
+  QL_RETURN_IF_ERROR(server->Bind(options, services));
   server->SetServing(false);
 
   if (!options.metrics_address.empty()) QL_RETURN_IF_ERROR(metrics.Serve(options.metrics_address));
+  const int health_port = server->health_ == nullptr ? 0 : server->health_->port();
   QL_RETURN_IF_ERROR(WritePortFile(options.metrics_port_file, metrics.port()));
+  QL_RETURN_IF_ERROR(WritePortFile(options.health_port_file, health_port));
   QL_RETURN_IF_ERROR(WritePortFile(options.port_file, server->port_));
   LogInfo("listening", {{"address", options.address},
                         {"grpc_port", server->port_},
-                        {"metrics_port", metrics.port()}});
+                        {"metrics_port", metrics.port()},
+                        {"health_port", health_port},
+                        {"tls", options.tls.enabled() ? "on" : "off"},
+                        {"tokens", options.access.token_file.empty() ? "off" : "on"}});
   return server;
+}
+
+void GrpcServer::Reload(const absl::StatusOr<GrpcServerOptions>& options) {
+  if (options.ok()) access_->SetLimits(options->access.limits);
+  reload_log_.Record("settings", options.status());
+  credential_reload_->Reload();
 }
 
 GrpcServer::~GrpcServer() {
@@ -132,6 +197,7 @@ void GrpcServer::SetServing(bool serving) {
 
 void GrpcServer::SetServing(const std::string& service_name, bool serving) {
   server_->GetHealthCheckService()->SetServingStatus(service_name, serving);
+  if (health_ != nullptr) health_->SetServing(service_name, serving);
 }
 
 bool GrpcServer::WaitUntilIdle(absl::Duration limit) const {

@@ -1,4 +1,5 @@
-// The life of a gRPC server: options, health, reflection, request metrics, graceful shutdown.
+// The life of a gRPC server: options, TLS, who may call, health, reflection, request metrics,
+// graceful shutdown.
 //
 //   BlockTerminationSignals();
 //   ... parse the configuration ...
@@ -6,7 +7,7 @@
 //   QL_ASSIGN_OR_RETURN(auto server, GrpcServer::Start(options, {&service}, metrics));
 //   ... load, warm up ...
 //   server->SetServing(true);
-//   WaitForTerminationSignal();
+//   WaitForTerminationSignal([&] { server->Reload(read_settings()); });
 //   server->Drain({.stop_admitting = ..., .end_streams = ...});
 #pragma once
 
@@ -19,9 +20,14 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "services/common/access_control.h"
+#include "services/common/certificate_files.h"
 #include "services/common/configuration.h"
+#include "services/common/health_server.h"
 #include "services/common/metrics.h"
+#include "services/common/reload.h"
 #include "services/common/request_metrics.h"
+#include "services/common/tls_credentials.h"
 
 namespace quantloom {
 
@@ -30,6 +36,11 @@ struct GrpcServerOptions {
   std::string metrics_address;    // the same, for HTTP; empty: no metrics endpoint
   std::string port_file;          // gets the port bound for gRPC, in decimal; empty: none
   std::string metrics_port_file;  // the same for metrics
+  std::string health_address;     // host:port of a port for health alone; empty: none
+  std::string health_port_file;   // the same for it
+  TlsOptions tls;                 // of the gRPC port alone
+  AccessOptions access;
+  absl::Duration credential_refresh_interval = absl::Minutes(1);  // 0: on Reload alone
   int max_message_bytes = 16 << 20;
   absl::Duration keepalive_interval = absl::Seconds(60);
   absl::Duration keepalive_timeout = absl::Seconds(20);
@@ -52,11 +63,13 @@ class GrpcServer {
     std::function<void()> end_streams;
   };
 
-  // Binds the address, starts to serve `services`, which must outlive this object, and binds the
-  // metrics endpoint. The health service (grpc.health.v1) knows each service by its full name, and
-  // the whole server as ""; all are NOT_SERVING until SetServing. The port files appear when both
-  // ports are bound, each complete or not at all, and the log says the same.
-  // UNAVAILABLE when an address cannot be bound.
+  // Binds the address, starts to serve `services`, which must outlive this object and ask CallerOf
+  // (access_interceptor.h) before they answer, and binds the metrics endpoint and the health port,
+  // which need neither certificates nor tokens. The health service (grpc.health.v1) knows each
+  // service by its full name, and the whole server as ""; all are NOT_SERVING until SetServing. The
+  // port files appear when all ports are bound, each complete or not at all, and the log says the
+  // same. UNAVAILABLE when an address cannot be bound; an error naming setting and file when
+  // certificates or tokens cannot be used.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
       const GrpcServerOptions& options, const std::vector<grpc::Service*>& services,
       const std::vector<std::string>& service_names, Metrics& metrics);
@@ -71,16 +84,27 @@ class GrpcServer {
   // Health of one service.
   void SetServing(const std::string& service_name, bool serving);
 
+  // Reads certificates and tokens again, and takes the limits per client of `options`. What cannot
+  // be read is logged and counted, and what it was to replace stays in effect.
+  void Reload(const absl::StatusOr<GrpcServerOptions>& options);
+
   // Ends the server: NOT_SERVING; hooks.stop_admitting; waits for active calls up to the grace
   // period; hooks.end_streams; a second later whatever is left is cancelled and the port closed.
   void Drain(const DrainHooks& hooks);
 
  private:
-  GrpcServer() = default;
+  explicit GrpcServer(Metrics& metrics) : reload_log_(metrics.registry()) {}
+  absl::Status LoadCredentials(const GrpcServerOptions& options, Metrics& metrics);
+  absl::Status Bind(const GrpcServerOptions& options, const std::vector<grpc::Service*>& services);
   bool WaitUntilIdle(absl::Duration limit) const;
 
   std::vector<std::string> service_names_;
   std::shared_ptr<RequestMetrics> request_metrics_;
+  ReloadLog reload_log_;
+  std::shared_ptr<TlsCredentials> credentials_;  // null without TLS
+  std::shared_ptr<AccessControl> access_;
+  std::unique_ptr<CredentialReload> credential_reload_;
+  std::unique_ptr<HealthServer> health_;  // null without a port of its own
   std::unique_ptr<grpc::Server> server_;
   absl::Duration grace_period_;
   int port_ = 0;

@@ -93,9 +93,11 @@ void LogOptions::AddTo(Configuration& configuration) {
 void ConfigureLogging(const LogOptions& options) {
   json_format = options.format == "json";
   SetPattern(Logger(), json_format);
-  Logger().set_level(spdlog::level::from_str(options.level));
+  SetLogLevel(options.level);
   gpr_set_log_function(LogFromGrpc);
 }
+
+void SetLogLevel(const std::string& level) { Logger().set_level(spdlog::level::from_str(level)); }
 
 void LogDebug(absl::string_view message, std::initializer_list<LogField> fields) {
   Log(spdlog::level::debug, message, fields);

@@ -30,6 +30,9 @@ struct LogOptions {
 // Applies the options, and sends gRPC's own messages the same way. Before it: text, from info on.
 void ConfigureLogging(const LogOptions& options);
 
+// Changes the least severe level logged; `level` as in LogOptions.
+void SetLogLevel(const std::string& level);
+
 struct LogField {
   absl::string_view key;
   std::variant<std::string, int64_t, double> value;

@@ -17,8 +17,13 @@ sigset_t TerminationSignals() {
   return signals;
 }
 
-int WaitForSignal() {
-  const sigset_t signals = TerminationSignals();
+sigset_t AllSignals() {
+  sigset_t signals = TerminationSignals();
+  sigaddset(&signals, SIGHUP);
+  return signals;
+}
+
+int WaitForSignal(const sigset_t& signals) {
   int signal = 0;
   while (sigwait(&signals, &signal) != 0) {
   }
@@ -28,7 +33,7 @@ int WaitForSignal() {
 }  // namespace
 
 void BlockTerminationSignals() {
-  const sigset_t signals = TerminationSignals();
+  const sigset_t signals = AllSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);
@@ -41,9 +46,10 @@ bool TerminationSignalPending() {
   return sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1;
 }
 
-int WaitForTerminationSignal() {
-  const int signal = WaitForSignal();
-  std::thread([] { _exit(128 + WaitForSignal()); }).detach();
+int WaitForTerminationSignal(const std::function<void()>& reload) {
+  int signal = WaitForSignal(AllSignals());
+  for (; signal == SIGHUP; signal = WaitForSignal(AllSignals())) reload();
+  std::thread([] { _exit(128 + WaitForSignal(TerminationSignals())); }).detach();
   return signal;
 }
 

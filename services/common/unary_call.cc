@@ -1,5 +1,7 @@
 #include "services/common/unary_call.h"
 
+#include <utility>
+
 #include "services/common/rpc_status.h"
 
 namespace quantloom {
@@ -14,8 +16,8 @@ absl::Status QueueFullStatus() {
 }
 
 std::shared_ptr<UnaryCall> UnaryCall::Start(const grpc::CallbackServerContext& context,
-                                            grpc::ByteBuffer* response) {
-  std::shared_ptr<UnaryCall> call(new UnaryCall(context, response));
+                                            Caller caller, grpc::ByteBuffer* response) {
+  std::shared_ptr<UnaryCall> call(new UnaryCall(context, std::move(caller), response));
   call->self_ = call;
   return call;
 }

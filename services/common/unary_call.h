@@ -1,7 +1,7 @@
 // A unary RPC that is answered from another thread than gRPC's, at most once, whoever comes first:
 // the work, or its caller's cancellation or deadline.
 //
-//   auto call = UnaryCall::Start(context, response_bytes);
+//   auto call = UnaryCall::Start(context, caller, response_bytes);
 //   pool.TryRun([call] { call->Finish(Work()); });
 //   return call->reactor();
 #pragma once
@@ -21,6 +21,8 @@
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "services/common/access_control.h"
+#include "services/common/access_interceptor.h"
 #include "services/common/call_deadline.h"
 #include "services/common/message_bytes.h"
 #include "services/common/worker_pool.h"
@@ -33,14 +35,13 @@ absl::Status QueueFullStatus();
 // Thread-safe.
 class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
-  static std::shared_ptr<UnaryCall> Start(const grpc::CallbackServerContext& context,
+  static std::shared_ptr<UnaryCall> Start(const grpc::CallbackServerContext& context, Caller caller,
                                           grpc::ByteBuffer* response);
 
   // What the service method returns. gRPC owns a share of the call until it is done.
   grpc::ServerUnaryReactor* reactor() { return this; }
   absl::Time deadline() const { return deadline_; }
-  // The caller's address, as gRPC spells it.
-  const std::string& peer() const { return peer_; }
+  const Caller& caller() const { return caller_; }
   // Whether an answer would reach nobody.
   bool given_up() const { return given_up_ || absl::Now() >= deadline_; }
 
@@ -52,14 +53,14 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   }
 
  private:
-  UnaryCall(const grpc::CallbackServerContext& context, grpc::ByteBuffer* response)
-      : deadline_(CallDeadline(context)), peer_(context.peer()), response_(response) {}
+  UnaryCall(const grpc::CallbackServerContext& context, Caller caller, grpc::ByteBuffer* response)
+      : deadline_(CallDeadline(context)), caller_(std::move(caller)), response_(response) {}
   void Answer(const google::protobuf::Message* response, const absl::Status& status);
   void OnCancel() override;
   void OnDone() override;
 
   const absl::Time deadline_;
-  const std::string peer_;
+  const Caller caller_;
   grpc::ByteBuffer* const response_;
   std::atomic<bool> given_up_{false};
   std::mutex mutex_;
@@ -68,15 +69,19 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 };
 
 // Parses the request and runs `handler(request, call)`, which sees to it that the call is finished,
-// on `pool`, unless the caller has given up by then.
+// on `pool`, unless the caller may not make the call or has given up by then.
 template <typename Request, typename Handler>
 grpc::ServerUnaryReactor* HandleUnary(const grpc::CallbackServerContext& context,
                                       const grpc::ByteBuffer& request_bytes,
                                       grpc::ByteBuffer* response, WorkerPool& pool,
                                       Handler handler) {
-  const std::shared_ptr<UnaryCall> call = UnaryCall::Start(context, response);
+  const absl::StatusOr<Caller> caller = CallerOf(context);
+  const std::shared_ptr<UnaryCall> call =
+      UnaryCall::Start(context, caller.value_or(Caller()), response);
   const auto request = std::make_shared<Request>();
-  if (const absl::Status status = DecodeMessage(request_bytes, *request); !status.ok()) {
+  if (!caller.ok()) {
+    call->Finish(caller.status());
+  } else if (const absl::Status status = DecodeMessage(request_bytes, *request); !status.ok()) {
     call->Finish(status);
   } else if (!pool.TryRun([call, request, handler = std::move(handler)] {
                if (call->given_up()) return call->Finish(GivenUpStatus(call->deadline()));

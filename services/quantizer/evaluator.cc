@@ -12,6 +12,7 @@
 #include "core/format/source_model.h"
 #include "engine/loaded_model.h"
 #include "engine/quantize/evaluation.h"
+#include "services/common/access_interceptor.h"
 #include "services/common/logging.h"
 #include "services/common/message_bytes.h"
 #include "services/common/rpc_status.h"
@@ -121,7 +122,9 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* Evaluator::Start(
     const grpc::CallbackServerContext& context, const grpc::ByteBuffer& bytes) {
   const std::shared_ptr<EvaluationCall> call = EvaluationCall::Start(context);
   const auto request = std::make_shared<v1::EvaluateRequest>();
-  if (!Remember(call)) {
+  if (const absl::StatusOr<Caller> caller = CallerOf(context); !caller.ok()) {
+    call->End(caller.status());
+  } else if (!Remember(call)) {
     call->End(StoppingStatus());
   } else if (const absl::Status parsed = DecodeMessage(bytes, *request); !parsed.ok()) {
     call->End(parsed);

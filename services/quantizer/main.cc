@@ -27,7 +27,8 @@ namespace {
 
 constexpr char kProgram[] = "quantloom-quantizer";
 
-absl::Status Serve(const QuantizerOptions& options) {
+absl::Status Serve(const QuantizerOptions& options,
+                   const ReadSettings<QuantizerOptions>& read_settings) {
   QL_RETURN_IF_ERROR(cpu::RequireSupportedCpu());
   absl::StatusOr<ConfinedRoot> source_root = ConfinedRoot::Open(options.source_root);
   if (!source_root.ok()) return Annotate(source_root.status(), "source-root");
@@ -58,7 +59,8 @@ absl::Status Serve(const QuantizerOptions& options) {
   runner.Start();
   server->SetServing(true);
 
-  WaitForTerminationSignal();
+  ReloadUntilTermination<QuantizerOptions>(read_settings,
+                                           [&](const auto& grpc) { server->Reload(grpc); });
   server->Drain({.stop_admitting =
                      [&] {
                        runner.RequestStop();

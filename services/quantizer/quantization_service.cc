@@ -6,6 +6,7 @@
 #include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status.h"
+#include "services/common/access_interceptor.h"
 #include "services/common/message_bytes.h"
 #include "services/common/rpc_status.h"
 #include "services/quantizer/quantize_request.h"
@@ -83,7 +84,9 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* QuantizationServiceImpl::StartStream
   Remember(stream);
   const auto request = std::make_shared<Request>();
   // After Remember: a stream that StopAdmitting did not see sees what it did.
-  if (const absl::Status status = CheckAdmitting(); !status.ok()) {
+  if (const absl::StatusOr<Caller> caller = CallerOf(context); !caller.ok()) {
+    stream->End(caller.status());
+  } else if (const absl::Status status = CheckAdmitting(); !status.ok()) {
     stream->End(status);
   } else if (const absl::Status parsed = DecodeMessage(bytes, *request); !parsed.ok()) {
     stream->End(parsed);

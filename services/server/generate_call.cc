@@ -6,6 +6,7 @@
 
 #include "absl/time/clock.h"
 #include "core/base/status.h"
+#include "services/common/access_interceptor.h"
 #include "services/common/call_deadline.h"
 #include "services/common/message_bytes.h"
 #include "services/common/proto_time.h"
@@ -72,9 +73,10 @@ GenerateCall::GenerateCall(const grpc::CallbackServerContext& context,
     : environment_(environment),
       arrival_(absl::Now()),
       deadline_(CallDeadline(context)),
-      peer_(context.peer()) {}
+      caller_(CallerOf(context)) {}
 
 absl::Status GenerateCall::Admit(const grpc::ByteBuffer& request) {
+  QL_RETURN_IF_ERROR(caller_.status());
   QL_RETURN_IF_ERROR(DecodeMessage(request, request_));
   QL_ASSIGN_OR_RETURN(model_, environment_.models.Acquire(request_.model()));
   return CheckGenerateRequest(request_, *model_->loaded, environment_.limits);
@@ -87,7 +89,7 @@ void GenerateCall::Submit() {
   lock.unlock();
   if (given_up) return End(GivenUpStatus(deadline_));
 
-  auto request = EncodeGenerateRequest(request_, *model->loaded, peer_);
+  auto request = EncodeGenerateRequest(request_, *model->loaded, *caller_);
   if (!request.ok()) return End(request.status());
   if (request_.echo()) echo_ = Echo(request->prompt, model->loaded->tokenizer());
   ReleaseInput(request_);

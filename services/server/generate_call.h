@@ -17,9 +17,11 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/generation.h"
 #include "quantloom/v1/generation.pb.h"
+#include "services/common/access_control.h"
 #include "services/common/worker_pool.h"
 #include "services/server/model_registry.h"
 #include "services/server/request_conversion.h"
@@ -62,7 +64,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   GenerateEnvironment& environment_;
   const absl::Time arrival_;
   const absl::Time deadline_;
-  const std::string peer_;
+  const absl::StatusOr<Caller> caller_;
   v1::GenerateRequest request_;
   uint64_t seed_ = 0;                   // the one used
   std::shared_ptr<GenerateCall> self_;  // gRPC's share

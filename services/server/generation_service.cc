@@ -25,7 +25,7 @@ absl::StatusOr<v1::ScoreResponse> ScoreText(ModelRegistry& models, const InputLi
   QL_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, EncodeScoreRequest(request, *model->loaded));
   GenerationEngine::ScoreOptions options;
   options.top = request.top();
-  options.standing = ToStanding(request.priority(), request.client(), call.peer());
+  options.standing = ToStanding(request.priority(), request.client(), call.caller());
   options.deadline = call.deadline();
   options.cancelled = [&call] { return call.given_up(); };
   QL_ASSIGN_OR_RETURN(const auto scored, model->engine->Score(ids, options));

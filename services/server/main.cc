@@ -14,11 +14,12 @@ namespace {
 
 constexpr char kProgram[] = "quantloom-server";
 
-absl::Status Serve(const ServerOptions& options) {
+absl::Status Serve(const ServerOptions& options, const ReadSettings<ServerOptions>& read_settings) {
   QL_ASSIGN_OR_RETURN(const std::unique_ptr<Server> server, Server::Start(options));
   const absl::Status loaded = server->LoadModels(TerminationSignalPending);
   if (!loaded.ok() && !absl::IsCancelled(loaded)) return loaded;
-  WaitForTerminationSignal();
+  ReloadUntilTermination<ServerOptions>(read_settings,
+                                        [&](const auto& grpc) { server->Reload(grpc); });
   server->Drain();
   return absl::OkStatus();
 }

@@ -200,20 +200,17 @@ absl::Status CheckGenerateRequest(const v1::GenerateRequest& request, const Load
   return CheckStanding(request.priority(), request.client());
 }
 
-Standing ToStanding(v1::Priority priority, const std::string& client, absl::string_view peer) {
+Standing ToStanding(v1::Priority priority, const std::string& client, const Caller& caller) {
   Standing standing;
   if (priority == v1::PRIORITY_LOW) standing.priority = Priority::kLow;
   if (priority == v1::PRIORITY_HIGH) standing.priority = Priority::kHigh;
-  // "ipv4:10.0.0.7:40312", "ipv6:%5B::1%5D:40312", "unix:/path"
-  const bool has_port = absl::StartsWith(peer, "ipv");
-  standing.client =
-      client.empty() ? std::string(has_port ? peer.substr(0, peer.rfind(':')) : peer) : client;
+  standing.client = caller.authenticated || client.empty() ? caller.client : client;
   return standing;
 }
 
 absl::StatusOr<GenerationRequest> EncodeGenerateRequest(const v1::GenerateRequest& request,
                                                         const LoadedModel& model,
-                                                        absl::string_view peer) {
+                                                        const Caller& caller) {
   GenerationRequest converted;
   QL_ASSIGN_OR_RETURN(converted.prompt, InputTokens(request, model));
   converted.sampling = ToSamplingParams(request.sampling());
@@ -226,7 +223,7 @@ absl::StatusOr<GenerationRequest> EncodeGenerateRequest(const v1::GenerateReques
   converted.min_tokens = request.min_tokens();
   converted.share_prefix = !request.prefix_cache().disable();
   converted.prefix_salt = request.prefix_cache().salt();
-  converted.standing = ToStanding(request.priority(), request.client(), peer);
+  converted.standing = ToStanding(request.priority(), request.client(), caller);
   return converted;
 }
 

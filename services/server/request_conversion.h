@@ -15,6 +15,7 @@
 #include "engine/generation.h"
 #include "engine/loaded_model.h"
 #include "quantloom/v1/generation.pb.h"
+#include "services/common/access_control.h"
 
 namespace quantloom {
 
@@ -25,12 +26,13 @@ struct InputLimits {
 absl::Status CheckGenerateRequest(const v1::GenerateRequest& request, const LoadedModel& model,
                                   const InputLimits& limits);
 // `request` must have passed CheckGenerateRequest. The deadline is left to the caller; a seed is
-// drawn where the request has none. `peer` is the caller's address as gRPC spells it.
+// drawn where the request has none.
 absl::StatusOr<GenerationRequest> EncodeGenerateRequest(const v1::GenerateRequest& request,
                                                         const LoadedModel& model,
-                                                        absl::string_view peer);
-// A client that gives no name is its address, without the port: its connections are one client.
-Standing ToStanding(v1::Priority priority, const std::string& client, absl::string_view peer);
+                                                        const Caller& caller);
+// Whose share a request counts against. A caller that has been authenticated is who it is, whatever
+// `client` says; another is the `client` that it names itself, or its address.
+Standing ToStanding(v1::Priority priority, const std::string& client, const Caller& caller);
 // An error of GenerationEngine::Submit, which begins with the engine's name of the field, in the
 // contract's spelling.
 absl::Status NameRequestField(const absl::Status& status, const v1::GenerateRequest& request);

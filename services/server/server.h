@@ -2,7 +2,7 @@
 //
 //   QL_ASSIGN_OR_RETURN(auto server, Server::Start(options));
 //   QL_RETURN_IF_ERROR(server->LoadModels(TerminationSignalPending));
-//   WaitForTerminationSignal();
+//   WaitForTerminationSignal([&] { server->Reload(read_settings()); });
 //   server->Drain();
 #pragma once
 
@@ -37,6 +37,8 @@ class Server {
   // `interrupted` is polled, and ends it early with CANCELLED; a load that has begun goes on, and
   // the destructor waits for it.
   absl::Status LoadModels(const std::function<bool()>& interrupted);
+  // What GrpcServer::Reload does.
+  void Reload(const absl::StatusOr<GrpcServerOptions>& options) { grpc_->Reload(options); }
   // Ends the server as GrpcServer::Drain says; running streams get the grace period.
   void Drain();
 
