@@ -1,6 +1,7 @@
 #include "cli/app.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <memory>
 #include <string>
@@ -28,6 +29,24 @@ constexpr char kProgramFooter[] =
     "  QUANTLOOM_SERVER=gpu1:7102 quantloom chat\n"
     "  quantloom jobs --json | jq -r '.jobs[].name'\n";
 
+void AddSecurityOptions(CLI::App& app, SecurityOptions& security) {
+  app.add_flag("--tls", security.tls, "Connect with TLS")->envname("QUANTLOOM_TLS");
+  app.add_option("--tls-ca", security.ca_file,
+                 "PEM file of the authorities that sign the services' certificates; implies --tls "
+                 "[the system's]")
+      ->envname("QUANTLOOM_TLS_CA")
+      ->type_name("FILE");
+  app.add_option("--tls-certificate", security.certificate_file,
+                 "PEM file of a certificate to show to the services; implies --tls")
+      ->type_name("FILE");
+  app.add_option("--tls-key", security.key_file, "PEM file of its private key")->type_name("FILE");
+  app.add_option("--token-file", security.token_file,
+                 "File of the token to show to the services [the variable QUANTLOOM_TOKEN]")
+      ->type_name("FILE");
+  // From the environment alone: other users see command lines.
+  if (const char* token = std::getenv("QUANTLOOM_TOKEN")) security.token = token;
+}
+
 void AddGlobalOptions(CLI::App& app, Session& session) {
   ConnectionOptions& connection = session.connection_options;
   app.add_option("--quantizer", connection.quantizer, "Address of the quantization service")
@@ -38,6 +57,7 @@ void AddGlobalOptions(CLI::App& app, Session& session) {
       ->envname("QUANTLOOM_SERVER")
       ->capture_default_str()
       ->type_name("HOST:PORT");
+  AddSecurityOptions(app, session.security_options);
   app.add_option_function<std::string>(
          "--timeout",
          [&connection](const std::string& text) {
@@ -121,6 +141,7 @@ int Main(int argc, const char* const* argv) {
   AddTokenCommands(app, session);
   AddModelCommands(app, session);
   AddInspectCommand(app, session);
+  AddAccessTokenCommand(app, session);
   try {
     std::vector<std::string> arguments = SeparateEmptyValues(app, {argv + 1, argv + argc});
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them last first
@@ -131,7 +152,9 @@ int Main(int argc, const char* const* argv) {
     return ReportUsage(app, session, error);
   }
 
-  session.Connect();
+  if (const absl::Status status = session.Connect(); !status.ok()) {
+    return ReportError(session, status);
+  }
   const CommandResult result = session.command();
   if (!result.ok()) return ReportError(session, result.status());
   if (!session.console().out_ok()) {

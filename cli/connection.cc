@@ -6,8 +6,7 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
-#include "grpcpp/create_channel.h"
-#include "grpcpp/security/credentials.h"
+#include "grpcpp/support/channel_arguments.h"
 
 namespace quantloom::cli {
 namespace {
@@ -19,7 +18,7 @@ constexpr int kConnectMs = 5'000;
 // Servers by default refuse pings that come more often than every five minutes.
 constexpr int kKeepaliveMs = 330'000;
 
-std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address) {
+grpc::ChannelArguments Arguments() {
   grpc::ChannelArguments arguments;
   // Token lists and log-probabilities of a long text pass the default of 4 MiB; the server bounds
   // what it sends.
@@ -28,32 +27,43 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kLongestReconnectMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  return arguments;
 }
 
 }  // namespace
 
-Connection::Connection(ConnectionOptions options,
+Connection::Connection(ConnectionOptions options, ChannelSecurity security,
+                       std::function<void(std::string_view)> note,
                        std::function<void(const absl::Status&, absl::Duration)> on_wait)
-    : options_(std::move(options)), on_wait_(std::move(on_wait)) {}
+    : options_(std::move(options)),
+      security_(std::move(security)),
+      note_(std::move(note)),
+      on_wait_(std::move(on_wait)) {}
+
+std::shared_ptr<grpc::Channel> Connection::Open(const std::string& address) const {
+  if (ExposesToken(address, security_)) {
+    note_(absl::StrCat("warning: the token travels to ", address, " unencrypted; see --tls"));
+  }
+  return OpenChannel(address, Arguments(), security_);
+}
 
 quantloom::v1::QuantizationService::Stub& Connection::quantization() {
   if (quantization_ == nullptr) {
-    quantization_ = quantloom::v1::QuantizationService::NewStub(OpenChannel(options_.quantizer));
+    quantization_ = quantloom::v1::QuantizationService::NewStub(Open(options_.quantizer));
   }
   return *quantization_;
 }
 
 quantloom::v1::GenerationService::Stub& Connection::generation() {
   if (generation_ == nullptr) {
-    generation_ = quantloom::v1::GenerationService::NewStub(OpenChannel(options_.server));
+    generation_ = quantloom::v1::GenerationService::NewStub(Open(options_.server));
   }
   return *generation_;
 }
 
 quantloom::v1::ModelService::Stub& Connection::models() {
   if (models_ == nullptr) {
-    models_ = quantloom::v1::ModelService::NewStub(OpenChannel(options_.server));
+    models_ = quantloom::v1::ModelService::NewStub(Open(options_.server));
   }
   return *models_;
 }

@@ -4,12 +4,14 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <type_traits>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "cli/cancellation.h"
+#include "cli/channel_security.h"
 #include "cli/rpc_error.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
@@ -38,8 +40,10 @@ inline constexpr absl::Duration kQuickCall = absl::Seconds(60);
 
 class Connection {
  public:
-  // `on_wait` hears of each pause before a further try: why, and how long.
-  Connection(ConnectionOptions options,
+  // `note` hears what the user should know; `on_wait` of each pause before a further try: why, and
+  // how long.
+  Connection(ConnectionOptions options, ChannelSecurity security,
+             std::function<void(std::string_view)> note,
              std::function<void(const absl::Status&, absl::Duration)> on_wait);
 
   quantloom::v1::QuantizationService::Stub& quantization();
@@ -81,9 +85,12 @@ class Connection {
   }
 
  private:
+  std::shared_ptr<grpc::Channel> Open(const std::string& address) const;
   absl::Status Unreachable(Service service, const absl::Status& status) const;
 
   ConnectionOptions options_;
+  ChannelSecurity security_;
+  std::function<void(std::string_view)> note_;
   std::function<void(const absl::Status&, absl::Duration)> on_wait_;
   Cancellation cancellation_;
   std::unique_ptr<quantloom::v1::QuantizationService::Stub> quantization_;

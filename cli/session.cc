@@ -21,12 +21,16 @@ void Session::Note(std::string_view text) {
   if (!json_) console_.Err(absl::StrCat(std::string(text), "\n"));
 }
 
-void Session::Connect() {
+absl::Status Session::Connect() {
+  absl::StatusOr<ChannelSecurity> security = LoadSecurity(security_options);
+  if (!security.ok()) return security.status();
   connection_ = std::make_unique<Connection>(
-      connection_options, [this](const absl::Status& status, absl::Duration pause) {
+      connection_options, *std::move(security), [this](std::string_view text) { Note(text); },
+      [this](const absl::Status& status, absl::Duration pause) {
         Note(absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message(),
                           "; trying again in ", FormatElapsed(pause)));
       });
+  return absl::OkStatus();
 }
 
 }  // namespace quantloom::cli

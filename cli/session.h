@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "cli/channel_security.h"
 #include "cli/connection.h"
 #include "cli/console.h"
 #include "cli/exit_code.h"
@@ -36,8 +37,10 @@ class Session {
 
   // Options of the command line; read by Connect().
   ConnectionOptions connection_options;
+  SecurityOptions security_options;
   void set_json(bool json) { json_ = json; }
-  void Connect();
+  // Prepares the connection, which is made when it is used. Errors of LoadSecurity.
+  absl::Status Connect();
 
   // What the chosen subcommand does; set while the command line is parsed.
   std::function<CommandResult()> command;
@@ -59,5 +62,6 @@ void AddLoadCommand(CLI::App& app, Session& session);
 void AddTokenCommands(CLI::App& app, Session& session);
 void AddModelCommands(CLI::App& app, Session& session);
 void AddInspectCommand(CLI::App& app, Session& session);
+void AddAccessTokenCommand(CLI::App& app, Session& session);
 
 }  // namespace quantloom::cli

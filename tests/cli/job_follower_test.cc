@@ -22,8 +22,9 @@ using Writer = grpc::ServerWriter<v1::QuantizeEvent>;
 class Follow {
  public:
   explicit Follow(const std::string& address, int retries = 0)
-      : connection_({.quantizer = address, .retries = retries},
-                    [this](const absl::Status&, absl::Duration) { ++retries_; }),
+      : connection_(
+            {.quantizer = address, .retries = retries}, *LoadSecurity({}), [](auto) {},
+            [this](const absl::Status&, absl::Duration) { ++retries_; }),
         follower_(connection_, {.on_event =
                                     [this](const v1::QuantizeEvent& event) {
                                       sequences.push_back(event.sequence());

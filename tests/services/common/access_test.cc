@@ -14,6 +14,7 @@
 #include "quantloom/v1/model.pb.h"
 #include "services/common/method_access.h"
 #include "services/common/rpc_status.h"
+#include "tests/services/common/call_method.h"
 #include "tests/services/common/caller_service.h"
 #include "tests/services/common/certificate_authority.h"
 #include "tests/services/common/token_entry.h"

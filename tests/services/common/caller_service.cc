@@ -1,7 +1,6 @@
 #include "tests/services/common/caller_service.h"
 
 #include <grpcpp/create_channel.h>
-#include <grpcpp/generic/generic_stub.h>
 
 #include <utility>
 
@@ -28,10 +27,6 @@ class EndlessStream final : public grpc::ServerWriteReactor<v1::QuantizeEvent> {
   }
   v1::QuantizeEvent event_;
 };
-
-void AddToken(grpc::ClientContext& context, const std::string& token) {
-  if (!token.empty()) context.AddMetadata("authorization", "Bearer " + token);
-}
 
 }  // namespace
 
@@ -74,7 +69,7 @@ std::shared_ptr<grpc::Channel> CallerServerTest::Connect(
 CallerServerTest::Answer CallerServerTest::Call(const std::shared_ptr<grpc::Channel>& channel,
                                                 const std::string& token) {
   grpc::ClientContext context;
-  AddToken(context, token);
+  if (!token.empty()) context.AddMetadata("authorization", "Bearer " + token);
   v1::Job job;
   const auto stub = v1::QuantizationService::NewStub(channel);
   const grpc::Status status = stub->GetJob(&context, v1::GetJobRequest(), &job);
@@ -83,29 +78,6 @@ CallerServerTest::Answer CallerServerTest::Call(const std::shared_ptr<grpc::Chan
 
 std::string CallerServerTest::Scrape(const std::string& text) const {
   return HttpGetUntil(metrics_.port(), "/metrics", text);
-}
-
-grpc::Status CallMethod(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
-                        const std::string& request, const std::string& token,
-                        std::string* response) {
-  grpc::GenericStub stub(channel);
-  grpc::ClientContext context;
-  AddToken(context, token);
-  grpc::CompletionQueue queue;
-  const grpc::Slice slice(request);
-  const auto call = stub.PrepareUnaryCall(&context, method, grpc::ByteBuffer(&slice, 1), &queue);
-  call->StartCall();
-  grpc::ByteBuffer bytes;
-  grpc::Status status;
-  call->Finish(&bytes, &status, nullptr);
-  void* tag = nullptr;
-  bool ok = false;
-  queue.Next(&tag, &ok);
-  grpc::Slice slices;
-  if (response != nullptr && status.ok() && bytes.DumpToSingleSlice(&slices).ok()) {
-    response->assign(slices.begin(), slices.end());
-  }
-  return status;
 }
 
 }  // namespace quantloom::testing

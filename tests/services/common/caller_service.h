@@ -54,9 +54,4 @@ class CallerServerTest : public ::testing::Test {
   std::shared_ptr<grpc::Channel> channel_;  // without TLS
 };
 
-// A call of a method whose messages nobody needs to know: `request` and `response` are their bytes.
-grpc::Status CallMethod(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
-                        const std::string& request = "", const std::string& token = "",
-                        std::string* response = nullptr);
-
 }  // namespace quantloom::testing

@@ -12,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "access_token/access_token.h"
 #include "core/base/file.h"
+#include "tests/services/common/call_method.h"
 #include "tests/services/common/caller_service.h"
 #include "tests/services/common/certificate_authority.h"
 #include "tests/services/common/token_entry.h"

@@ -14,10 +14,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "access_token/access_token.h"
 #include "services/common/grpc_server.h"
 #include "services/common/rpc_status.h"
 #include "services/quantizer/sqlite_job_store.h"
+#include "tests/services/common/call_method.h"
+#include "tests/services/common/certificate_authority.h"
 #include "tests/services/common/http_get.h"
+#include "tests/services/common/token_entry.h"
 #include "tests/services/quantizer/scripted_work.h"
 #include "tests/temporary_directory.h"
 
@@ -654,6 +658,40 @@ TEST_F(QuantizationServiceTest, StopAdmitting_RefusesEveryCall) {
   auto call = Watch("job-1", 1);
   EXPECT_TRUE(call->Rest().empty());
   EXPECT_EQ(call->Finish().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(QuantizationServiceTest, Access_NoMethodAnswersWithoutATokenOfTheRole) {
+  Drain();
+  runner_->Stop();
+  const std::string generate = *NewToken("alice");
+  const std::string quantize = *NewToken("bob");
+  testing::ReplaceFile(directory_.path() / "tokens",
+                       testing::TokenLine(generate, {"generate", "admin"}) +
+                           testing::TokenLine(quantize, {"quantize"}));
+  GrpcServerOptions options;
+  options.access.token_file = (directory_.path() / "tokens").string();
+  Metrics metrics("quantloom-test");
+  options.address = "127.0.0.1:0";
+  const auto server = GrpcServer::Start(options, {service_.get()},
+                                        {v1::QuantizationService::service_full_name()}, metrics);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const auto channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", (*server)->port()),
+                                           grpc::InsecureChannelCredentials());
+  const google::protobuf::ServiceDescriptor& service = *v1::Job::descriptor()->file()->service(0);
+  ASSERT_GE(service.method_count(), 6);
+  for (int m = 0; m < service.method_count(); ++m) {
+    const std::string method =
+        absl::StrCat("/", service.full_name(), "/", service.method(m)->name());
+    const auto code = [&](const std::string& token) {
+      return testing::CallMethod(channel, method, "", token).error_code();
+    };
+    EXPECT_EQ(code(""), grpc::StatusCode::UNAUTHENTICATED) << method;
+    EXPECT_EQ(code(generate), grpc::StatusCode::PERMISSION_DENIED) << method;
+    const grpc::StatusCode allowed = code(quantize);
+    EXPECT_NE(allowed, grpc::StatusCode::UNAUTHENTICATED) << method;
+    EXPECT_NE(allowed, grpc::StatusCode::PERMISSION_DENIED) << method;
+  }
+  (*server)->Drain({});
 }
 
 TEST_F(QuantizationServiceTest, Clients_ThatComeAndGoLeaveNothingBehind) {
