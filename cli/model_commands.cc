@@ -1,4 +1,4 @@
-// quantloom models, model load, model unload, info
+// quantloom models, model load, model unload, batch, info
 #include <memory>
 #include <string>
 
@@ -14,6 +14,8 @@
 namespace quantloom::cli {
 
 using ::quantloom::v1::Codec;
+using ::quantloom::v1::EngineState;
+using ::quantloom::v1::GetRunningBatchRequest;
 using ::quantloom::v1::GetServerInfoRequest;
 using ::quantloom::v1::ListModelsRequest;
 using ::quantloom::v1::ListModelsResponse;
@@ -21,6 +23,10 @@ using ::quantloom::v1::LoadModelRequest;
 using ::quantloom::v1::Model;
 using ::quantloom::v1::ModelService;
 using ::quantloom::v1::ModelState_Name;
+using ::quantloom::v1::Priority_Name;
+using ::quantloom::v1::RunningBatch;
+using ::quantloom::v1::SequencePhase_Name;
+using ::quantloom::v1::SequenceState;
 using ::quantloom::v1::ServerInfo;
 using ::quantloom::v1::UnloadModelRequest;
 
@@ -84,6 +90,61 @@ CommandResult ChangeModel(Session& session, const std::string& name,
     session.OutJson(*model);
   } else {
     session.console().Out(absl::StrCat(model->name(), ": ", StateText(*model), "\n"));
+  }
+  return ExitCode::kOk;
+}
+
+std::string PhaseText(const SequenceState& sequence) {
+  std::string text = absl::AsciiStrToLower(
+      absl::StripPrefix(SequencePhase_Name(sequence.phase()), "SEQUENCE_PHASE_"));
+  if (sequence.scoring()) absl::StrAppend(&text, ", scoring");
+  if (sequence.paused()) absl::StrAppend(&text, ", paused");
+  if (sequence.preempted()) absl::StrAppend(&text, ", preempted");
+  return text;
+}
+
+std::string EngineText(const EngineState& engine, bool color) {
+  std::string text = absl::StrCat(
+      engine.model(), engine.ending() ? " (ending)" : "", ": ", engine.running_requests(),
+      " running, ", engine.waiting_requests(), " waiting; KV blocks ", engine.kv_blocks_used(),
+      " used, ", engine.kv_blocks_cached(), " cached, of ", engine.kv_blocks_total(), " of ",
+      engine.kv_block_tokens(), " tokens; step ", engine.steps(), ", ", engine.step_tokens(),
+      " tokens; ", engine.preemptions(), " preempted\n");
+  if (engine.sequences().empty()) return text;
+  constexpr Table::Align kRight = Table::Align::kRight;
+  Table table({{"REQUEST"},
+               {"CLIENT"},
+               {"PRIORITY"},
+               {"PHASE"},
+               {"PROMPT", kRight},
+               {"CACHED", kRight},
+               {"GENERATED", kRight},
+               {"BLOCKS", kRight},
+               {"AGE", kRight}});
+  for (const SequenceState& sequence : engine.sequences()) {
+    table.Add(
+        {sequence.request_id(), sequence.client(),
+         absl::AsciiStrToLower(absl::StripPrefix(Priority_Name(sequence.priority()), "PRIORITY_")),
+         PhaseText(sequence), absl::StrCat(sequence.prompt_tokens()),
+         absl::StrCat(sequence.cached_tokens()), absl::StrCat(sequence.generated_tokens()),
+         absl::StrCat(sequence.kv_blocks()), FormatElapsed(ToDuration(sequence.age()))});
+  }
+  return absl::StrCat(text, table.Render(color));
+}
+
+CommandResult RunBatch(Session& session, const std::string& model) {
+  GetRunningBatchRequest request;
+  request.set_model(model);
+  const absl::StatusOr<RunningBatch> batch = session.connection().Call(
+      session.connection().models(), &ModelService::Stub::GetRunningBatch, request);
+  if (!batch.ok()) return batch.status();
+  if (session.json()) {
+    session.OutJson(*batch);
+    return ExitCode::kOk;
+  }
+  if (batch->engines().empty()) session.Note("No model is loaded.");
+  for (const EngineState& engine : batch->engines()) {
+    session.console().Out(EngineText(engine, session.console().out_color()));
   }
   return ExitCode::kOk;
 }
@@ -152,6 +213,13 @@ void AddModelCommands(CLI::App& app, Session& session) {
   models->footer("Example:\n  quantloom models --json | jq -r '.models[].name'\n");
   models->callback([&session] { session.command = [&session] { return RunModels(session); }; });
   AddLoading(app, session);
+  CLI::App* batch = app.add_subcommand("batch", "Show which requests the server runs and queues");
+  const auto model = std::make_shared<std::string>();
+  batch->add_option("--model", *model, "Model; all loaded ones without it")->type_name("NAME");
+  batch->footer("Example:\n  watch quantloom batch --model smollm2-2bit\n");
+  batch->callback([&session, model] {
+    session.command = [&session, model] { return RunBatch(session, *model); };
+  });
   CLI::App* info = app.add_subcommand("info", "Show what the server is, runs on and allows");
   info->footer("Example:\n  quantloom info --server gpu1:7102\n");
   info->callback([&session] { session.command = [&session] { return RunInfo(session); }; });

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <condition_variable>
+#include <future>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -70,15 +71,23 @@ class Engine final : public GenerationEngine {
     stats.requests_waiting = admitted_ - std::min(admitted_, stats.requests_running);
     return stats;
   }
+  std::optional<std::vector<RequestSnapshot>> Snapshot(size_t most, absl::Time deadline) override;
   const LoadedModel& model() const override { return *model_; }
 
  private:
+  // A snapshot that somebody waits for.
+  struct Inquiry {
+    size_t most;
+    std::promise<std::vector<RequestSnapshot>> answer;
+  };
+
   absl::Status Enqueue(std::shared_ptr<ActiveRequest> request);
   void Stop(bool end_requests);
 
   // The engine's thread.
   void Run();
   bool TakeMail();  // false when it is time to exit
+  void AnswerInquiries();
   void WaitForMail();
   void EndUnwanted();
   void RunStep(const Scheduler::Step& step);
@@ -102,6 +111,7 @@ class Engine final : public GenerationEngine {
   std::shared_ptr<Mailbox> mailbox_;
   // Guarded by mailbox_->mutex.
   std::vector<std::shared_ptr<ActiveRequest>> incoming_;
+  std::vector<std::shared_ptr<Inquiry>> inquiries_;
   bool draining_ = false;
   bool end_requests_ = false;
   bool exit_ = false;
@@ -180,6 +190,22 @@ absl::StatusOr<std::vector<GenerationEngine::ScoredToken>> Engine::Score(
   return active->TakeScores();
 }
 
+std::optional<std::vector<RequestSnapshot>> Engine::Snapshot(size_t most, absl::Time deadline) {
+  const auto inquiry = std::make_shared<Inquiry>();
+  inquiry->most = most;
+  std::future<std::vector<RequestSnapshot>> answer = inquiry->answer.get_future();
+  {
+    std::lock_guard<std::mutex> lock(mailbox_->mutex);
+    inquiries_.push_back(inquiry);
+  }
+  mailbox_->Wake();
+  if (deadline == absl::InfiniteFuture()) return answer.get();
+  if (answer.wait_until(absl::ToChronoTime(deadline)) != std::future_status::ready) {
+    return std::nullopt;
+  }
+  return answer.get();
+}
+
 void Engine::Stop(bool end_requests) {
   {
     std::lock_guard<std::mutex> lock(mailbox_->mutex);
@@ -212,6 +238,7 @@ void Engine::Drain(absl::Time deadline) {
 void Engine::Run() {
   while (TakeMail()) {
     EndUnwanted();
+    AnswerInquiries();
     const Scheduler::Step step = scheduler_.NextStep();
     PublishStats();
     for (const BlockCopy& copy : step.copies) {
@@ -244,6 +271,29 @@ bool Engine::TakeMail() {
     requests_.push_back(std::move(request));
   }
   return true;
+}
+
+void Engine::AnswerInquiries() {
+  std::vector<std::shared_ptr<Inquiry>> inquiries;
+  {
+    std::lock_guard<std::mutex> lock(mailbox_->mutex);
+    inquiries.swap(inquiries_);
+  }
+  if (inquiries.empty()) return;
+  // Those that hold blocks run.
+  std::vector<const ActiveRequest*> requests;
+  for (const auto& request : requests_) requests.push_back(request.get());
+  std::stable_partition(requests.begin(), requests.end(),
+                        [](const ActiveRequest* request) { return !request->blocks.empty(); });
+  const absl::Time now = absl::Now();
+  for (const auto& inquiry : inquiries) {
+    std::vector<RequestSnapshot> snapshots;
+    for (const ActiveRequest* request : requests) {
+      if (snapshots.size() == inquiry->most) break;
+      snapshots.push_back(request->Snapshot(now));
+    }
+    inquiry->answer.set_value(std::move(snapshots));
+  }
 }
 
 void Engine::WaitForMail() {

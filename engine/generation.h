@@ -52,6 +52,7 @@ struct GenerationRequest {
   // out, from how soon an answer begins, what others have asked. At most kMaxSaltBytes.
   std::string prefix_salt;
   Standing standing;
+  std::string request_id;  // what the caller calls it; for RequestSnapshot
   absl::Time deadline = absl::InfiniteFuture();
 };
 inline constexpr uint32_t kMaxLogprobs = 20;
@@ -109,6 +110,24 @@ struct EngineStats {
   uint32_t kv_blocks_cached = 0;  // by none, but with content that a request may reuse
 };
 
+enum class RequestPhase { kWaiting, kPrefill, kDecode };
+
+// Where a request is, for those who look into a running engine. Holds no tokens and no text.
+struct RequestSnapshot {
+  std::string request_id;
+  Standing standing;
+  RequestPhase phase = RequestPhase::kWaiting;
+  bool scoring = false;
+  bool paused = false;     // its consumer asked for that
+  bool preempted = false;  // waits to be recomputed
+  uint32_t prompt_tokens = 0;
+  uint32_t computed_tokens = 0;  // positions in the KV cache
+  uint32_t cached_tokens = 0;    // of the prompt's, those that the prefix cache spared
+  uint32_t generated_tokens = 0;
+  uint32_t kv_blocks = 0;  // shared ones included
+  absl::Duration age;      // since Submit
+};
+
 class GenerationEngine {
  public:
   struct Limits {
@@ -160,6 +179,7 @@ class GenerationEngine {
   struct ScoreOptions {
     uint32_t top = 0;  // most likely alternatives, at most kMaxLogprobs
     Standing standing = {};
+    std::string request_id = {};
     absl::Time deadline = absl::InfiniteFuture();
     std::function<bool()> cancelled = {};  // polled on the calling thread; ends it with CANCELLED
   };
@@ -172,6 +192,10 @@ class GenerationEngine {
   // ends UNAVAILABLE).
   virtual void Drain(absl::Time deadline) = 0;
   virtual EngineStats stats() const = 0;
+  // At most `most` of the requests: those that run first, then by age, oldest first. Taken between
+  // two steps, so it waits for one; nullopt when that takes longer than until `deadline`.
+  virtual std::optional<std::vector<RequestSnapshot>> Snapshot(size_t most,
+                                                               absl::Time deadline) = 0;
   virtual const LoadedModel& model() const = 0;
 };
 

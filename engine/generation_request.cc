@@ -111,9 +111,10 @@ absl::Status CheckScored(const std::vector<int32_t>& tokens,
 // --------------------------------------------------------------------------------
 
 ActiveRequest::ActiveRequest(std::vector<int32_t> first_tokens, bool is_scoring,
-                             absl::Time deadline, EventCallback callback)
+                             absl::Time deadline, std::string request_id, EventCallback callback)
     : prompt_tokens_(static_cast<uint32_t>(first_tokens.size())),
       deadline_(deadline),
+      request_id_(std::move(request_id)),
       callback_(std::move(callback)),
       submitted_(absl::Now()) {
   tokens = std::move(first_tokens);
@@ -128,6 +129,26 @@ ActiveRequest::PromptCount ActiveRequest::CountPrompt(uint32_t begin, uint32_t c
   prompt_counted_ = end;
   prompt_cached_ += counted.cached;
   return counted;
+}
+
+RequestSnapshot ActiveRequest::Snapshot(absl::Time now) const {
+  RequestSnapshot snapshot;
+  snapshot.request_id = request_id_;
+  snapshot.standing = standing;
+  if (!blocks.empty()) {
+    const bool decodes = generated_tokens_ > 0 && remaining() == 1;
+    snapshot.phase = decodes ? RequestPhase::kDecode : RequestPhase::kPrefill;
+  }
+  snapshot.scoring = scoring;
+  snapshot.paused = paused;
+  snapshot.preempted = preempted;
+  snapshot.prompt_tokens = prompt_tokens_;
+  snapshot.computed_tokens = cached;
+  snapshot.cached_tokens = prompt_cached_;
+  snapshot.generated_tokens = generated_tokens_;
+  snapshot.kv_blocks = static_cast<uint32_t>(blocks.size());
+  snapshot.age = now - submitted_;
+  return snapshot;
 }
 
 void ActiveRequest::Finish(GenerationEvent event) {
@@ -146,7 +167,8 @@ void ActiveRequest::Finish(GenerationEvent event) {
 
 GeneratingRequest::GeneratingRequest(GenerationRequest request, const ModelConfig& config,
                                      const Tokenizer& tokenizer, EventCallback callback)
-    : ActiveRequest(request.prompt, /*is_scoring=*/false, request.deadline, std::move(callback)),
+    : ActiveRequest(request.prompt, /*is_scoring=*/false, request.deadline, request.request_id,
+                    std::move(callback)),
       sampler_(std::move(request.sampling), request.prompt),
       text_(tokenizer, std::move(request.stop)),
       max_tokens_(request.max_tokens),
@@ -211,7 +233,7 @@ ScoringRequest::ScoringRequest(const std::vector<int32_t>& text,
                                const GenerationEngine::ScoreOptions& options,
                                EventCallback callback)
     : ActiveRequest({text.begin(), text.end() - 1}, /*is_scoring=*/true, options.deadline,
-                    std::move(callback)),
+                    options.request_id, std::move(callback)),
       targets_(text.begin() + 1, text.end()),
       top_(options.top) {
   standing = options.standing;

@@ -61,7 +61,7 @@ class ActiveRequest : public Sequence, public std::enable_shared_from_this<Activ
   using EventCallback = GenerationEngine::EventCallback;
 
   ActiveRequest(std::vector<int32_t> first_tokens, bool is_scoring, absl::Time deadline,
-                EventCallback callback);
+                std::string request_id, EventCallback callback);
   virtual ~ActiveRequest() = default;
 
   const std::shared_ptr<RequestControl>& control() const { return control_; }
@@ -82,6 +82,7 @@ class ActiveRequest : public Sequence, public std::enable_shared_from_this<Activ
   // Takes the wanted rows' logits [rows, vocab]; returns the last event when the request is done.
   virtual std::optional<GenerationEvent> TakeLogits(absl::Span<const float> logits,
                                                     size_t vocab) = 0;
+  RequestSnapshot Snapshot(absl::Time now) const;
   // Sends the last event, its totals filled in.
   void Finish(GenerationEvent event);
 
@@ -95,6 +96,7 @@ class ActiveRequest : public Sequence, public std::enable_shared_from_this<Activ
  private:
   std::shared_ptr<RequestControl> control_ = std::make_shared<RequestControl>();
   absl::Time deadline_;
+  std::string request_id_;
   EventCallback callback_;
   uint32_t prompt_counted_ = 0;  // tokens computed or found in the prefix cache
   uint32_t prompt_cached_ = 0;

@@ -33,7 +33,7 @@ spdlog::logger& Logger() {
 }
 
 // The members of a JSON object, without its braces.
-std::string FormatJson(absl::string_view message, std::initializer_list<LogField> fields) {
+std::string FormatJson(absl::string_view message, absl::Span<const LogField> fields) {
   std::string text = absl::StrCat("\"message\":", DumpJson(std::string(message)));
   for (const LogField& field : fields) {
     const nlohmann::json value =
@@ -44,7 +44,7 @@ std::string FormatJson(absl::string_view message, std::initializer_list<LogField
 }
 
 // Strings with anything but plain characters are quoted, so that no value can forge a line.
-std::string FormatText(absl::string_view message, std::initializer_list<LogField> fields) {
+std::string FormatText(absl::string_view message, absl::Span<const LogField> fields) {
   std::string text = DumpJson(std::string(message));
   text = text.substr(1, text.size() - 2);
   for (const LogField& field : fields) {
@@ -61,13 +61,18 @@ std::string FormatText(absl::string_view message, std::initializer_list<LogField
   return text;
 }
 
-void Log(spdlog::level::level_enum level, absl::string_view message,
-         std::initializer_list<LogField> fields) {
-  spdlog::logger& logger = Logger();
-  if (!logger.should_log(level)) return;
-  const std::string text =
-      json_format.load() ? FormatJson(message, fields) : FormatText(message, fields);
-  logger.log(level, spdlog::string_view_t(text.data(), text.size()));
+spdlog::level::level_enum ToSpdlog(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kWarning:
+      return spdlog::level::warn;
+    case LogLevel::kError:
+      break;
+  }
+  return spdlog::level::err;
 }
 
 void LogFromGrpc(gpr_log_func_args* args) {
@@ -99,17 +104,25 @@ void ConfigureLogging(const LogOptions& options) {
 
 void SetLogLevel(const std::string& level) { Logger().set_level(spdlog::level::from_str(level)); }
 
+void Log(LogLevel level, absl::string_view message, absl::Span<const LogField> fields) {
+  spdlog::logger& logger = Logger();
+  if (!logger.should_log(ToSpdlog(level))) return;
+  const std::string text =
+      json_format.load() ? FormatJson(message, fields) : FormatText(message, fields);
+  logger.log(ToSpdlog(level), spdlog::string_view_t(text.data(), text.size()));
+}
+
 void LogDebug(absl::string_view message, std::initializer_list<LogField> fields) {
-  Log(spdlog::level::debug, message, fields);
+  Log(LogLevel::kDebug, message, absl::MakeConstSpan(fields.begin(), fields.size()));
 }
 void LogInfo(absl::string_view message, std::initializer_list<LogField> fields) {
-  Log(spdlog::level::info, message, fields);
+  Log(LogLevel::kInfo, message, absl::MakeConstSpan(fields.begin(), fields.size()));
 }
 void LogWarning(absl::string_view message, std::initializer_list<LogField> fields) {
-  Log(spdlog::level::warn, message, fields);
+  Log(LogLevel::kWarning, message, absl::MakeConstSpan(fields.begin(), fields.size()));
 }
 void LogError(absl::string_view message, std::initializer_list<LogField> fields) {
-  Log(spdlog::level::err, message, fields);
+  Log(LogLevel::kError, message, absl::MakeConstSpan(fields.begin(), fields.size()));
 }
 
 }  // namespace quantloom

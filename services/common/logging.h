@@ -16,6 +16,7 @@
 #include <variant>
 
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "services/common/configuration.h"
 
 namespace quantloom {
@@ -48,6 +49,10 @@ struct LogField {
     }
   }
 };
+
+enum class LogLevel { kDebug, kInfo, kWarning, kError };
+
+void Log(LogLevel level, absl::string_view message, absl::Span<const LogField> fields);
 
 void LogDebug(absl::string_view message, std::initializer_list<LogField> fields = {});
 void LogInfo(absl::string_view message, std::initializer_list<LogField> fields = {});

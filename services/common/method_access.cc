@@ -16,6 +16,7 @@ constexpr MethodAccess kTable[] = {
     {"quantloom.v1.GenerationService/Score", Kind::kRole, Role::kGenerate},
     {"quantloom.v1.GenerationService/Tokenize", Kind::kRole, Role::kGenerate},
     {"quantloom.v1.ModelService/GetModel", Kind::kAnyToken},
+    {"quantloom.v1.ModelService/GetRunningBatch", Kind::kRole, Role::kAdmin},
     {"quantloom.v1.ModelService/GetServerInfo", Kind::kAnyToken},
     {"quantloom.v1.ModelService/ListModels", Kind::kAnyToken},
     {"quantloom.v1.ModelService/LoadModel", Kind::kRole, Role::kAdmin},

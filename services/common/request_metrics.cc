@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/common/call_deadline.h"
+#include "services/common/call_record.h"
 
 namespace quantloom {
 namespace {
@@ -51,11 +52,19 @@ class RequestInterceptor final : public grpc::experimental::Interceptor {
   ~RequestInterceptor() override {
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start_;
     metrics_->Record(method_, CodeName(code_), elapsed.count());
+    if (record_ != nullptr) {
+      CallRecord::Close(*context_);
+      record_->Log(method_ == kOtherMethod ? LogLevel::kDebug : LogLevel::kInfo, method_,
+                   CodeName(code_), elapsed.count());
+    }
     if (method_ != kOtherMethod) metrics_->CallEnded();
   }
 
   void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
     using grpc::experimental::InterceptionHookPoints;
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_INITIAL_METADATA)) {
+      record_ = CallRecord::Open(*context_);
+    }
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
       code_ = methods->GetSendStatus().error_code();
       // A handler sees an expired deadline as a cancellation.
@@ -70,6 +79,7 @@ class RequestInterceptor final : public grpc::experimental::Interceptor {
   const std::shared_ptr<RequestMetrics> metrics_;
   const std::string method_;
   grpc::ServerContextBase* const context_;
+  std::shared_ptr<CallRecord> record_;  // once the metadata has been received
   const std::chrono::steady_clock::time_point start_;
   grpc::StatusCode code_ = grpc::StatusCode::CANCELLED;  // unless a status is sent
 };

@@ -1,5 +1,6 @@
 // Counts and times every RPC of a server: quantloom_requests_total{method,code} and
-// quantloom_request_duration_seconds{method}.
+// quantloom_request_duration_seconds{method}. Each gets a line in the log when it has ended
+// (call_record.h); at level debug where it is not one of the server's own methods.
 #pragma once
 
 #include <grpcpp/support/server_interceptor.h>

@@ -24,6 +24,7 @@
 #include "services/common/access_control.h"
 #include "services/common/access_interceptor.h"
 #include "services/common/call_deadline.h"
+#include "services/common/call_record.h"
 #include "services/common/message_bytes.h"
 #include "services/common/worker_pool.h"
 
@@ -42,6 +43,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   grpc::ServerUnaryReactor* reactor() { return this; }
   absl::Time deadline() const { return deadline_; }
   const Caller& caller() const { return caller_; }
+  CallRecord& record() const { return *record_; }
   // Whether an answer would reach nobody.
   bool given_up() const { return given_up_ || absl::Now() >= deadline_; }
 
@@ -54,13 +56,17 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
  private:
   UnaryCall(const grpc::CallbackServerContext& context, Caller caller, grpc::ByteBuffer* response)
-      : deadline_(CallDeadline(context)), caller_(std::move(caller)), response_(response) {}
+      : deadline_(CallDeadline(context)),
+        caller_(std::move(caller)),
+        record_(CallRecord::Of(context)),
+        response_(response) {}
   void Answer(const google::protobuf::Message* response, const absl::Status& status);
   void OnCancel() override;
   void OnDone() override;
 
   const absl::Time deadline_;
   const Caller caller_;
+  const std::shared_ptr<CallRecord> record_;
   grpc::ByteBuffer* const response_;
   std::atomic<bool> given_up_{false};
   std::mutex mutex_;

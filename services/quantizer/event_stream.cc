@@ -16,10 +16,17 @@ constexpr int kReadAhead = 8;
 
 std::shared_ptr<EventStream> EventStream::Start(const grpc::CallbackServerContext& context,
                                                 JobStore& store, EventSignal& signal) {
-  std::shared_ptr<EventStream> stream(new EventStream(CallDeadline(context), store, signal));
+  std::shared_ptr<EventStream> stream(new EventStream(context, store, signal));
   stream->self_ = stream;
   return stream;
 }
+
+EventStream::EventStream(const grpc::CallbackServerContext& context, JobStore& store,
+                         EventSignal& signal)
+    : deadline_(CallDeadline(context)),
+      record_(CallRecord::Of(context)),
+      store_(store),
+      signal_(signal) {}
 
 void EventStream::Follow(const std::string& job, uint64_t from_sequence) {
   std::shared_ptr<EventStream> self;

@@ -17,6 +17,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "services/common/call_record.h"
 #include "services/quantizer/event_signal.h"
 #include "services/quantizer/job_store.h"
 
@@ -33,12 +34,13 @@ class EventStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   // Sends the job's events from `from_sequence` on, and ends OK after the last one. Call once.
   void Follow(const std::string& job, uint64_t from_sequence);
 
+  CallRecord& record() const { return *record_; }
+
   // Ends the stream with this status once the event being sent is out; the first call counts.
   void End(const absl::Status& status);
 
  private:
-  EventStream(absl::Time deadline, JobStore& store, EventSignal& signal)
-      : deadline_(deadline), store_(store), signal_(signal) {}
+  EventStream(const grpc::CallbackServerContext& context, JobStore& store, EventSignal& signal);
 
   void OnEvent() override;
   void OnWriteDone(bool ok) override;
@@ -51,6 +53,7 @@ class EventStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void ReadAhead();
 
   const absl::Time deadline_;
+  const std::shared_ptr<CallRecord> record_;
   JobStore& store_;
   EventSignal& signal_;
 

@@ -101,8 +101,10 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* QuantizationServiceImpl::Quantize(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
   return StartStream<v1::QuantizeRequest>(
       *context, *request, [this](const v1::QuantizeRequest& parsed, EventStream& stream) {
-        const absl::StatusOr<v1::Job> job = Admit(parsed);
-        job.ok() ? stream.Follow(job->name(), 1) : stream.End(job.status());
+        const absl::StatusOr<v1::Job> job = Admit(parsed, stream.record());
+        if (!job.ok()) return stream.End(job.status());
+        stream.record().Note({"job", job->name()});
+        stream.Follow(job->name(), 1);
       });
 }
 
@@ -115,7 +117,8 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* QuantizationServiceImpl::WatchJob(
       });
 }
 
-absl::StatusOr<v1::Job> QuantizationServiceImpl::Admit(const v1::QuantizeRequest& request) {
+absl::StatusOr<v1::Job> QuantizationServiceImpl::Admit(const v1::QuantizeRequest& request,
+                                                       const CallRecord& record) {
   QL_RETURN_IF_ERROR(CheckAdmitting());
   const std::string fingerprint = RequestFingerprint(request);
   v1::QuantizeRequest named = request;
@@ -143,6 +146,9 @@ absl::StatusOr<v1::Job> QuantizationServiceImpl::Admit(const v1::QuantizeRequest
 
   absl::StatusOr<v1::Job> created = store_.Create(job, max_queued_jobs_);
   if (created.ok()) {
+    LogInfo("job admitted", {{"job", created->name()},
+                             {"request_id", record.request_id()},
+                             {"trace_id", record.trace().trace_id}});
     runner_.Wake();
   } else if (absl::IsResourceExhausted(created.status())) {
     return WithRetryDelay(created.status(), kFullQueueRetryDelay);

@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "engine/quantize/quantize_model.h"
 #include "quantloom/v1/quantization.grpc.pb.h"
+#include "services/common/call_record.h"
 #include "services/common/confined_root.h"
 #include "services/common/unary_call.h"
 #include "services/common/worker_pool.h"
@@ -69,7 +70,7 @@ class QuantizationServiceImpl final
 
  private:
   // The job of a Quantize request: the known one of its id, or a new one.
-  absl::StatusOr<v1::Job> Admit(const v1::QuantizeRequest& request);
+  absl::StatusOr<v1::Job> Admit(const v1::QuantizeRequest& request, const CallRecord& record);
   absl::StatusOr<v1::ListJobsResponse> List(const v1::ListJobsRequest& request);
   absl::StatusOr<v1::Job> Cancel(const v1::CancelJobRequest& request);
   absl::Status CheckAdmitting() const;

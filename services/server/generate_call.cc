@@ -73,12 +73,14 @@ GenerateCall::GenerateCall(const grpc::CallbackServerContext& context,
     : environment_(environment),
       arrival_(absl::Now()),
       deadline_(CallDeadline(context)),
-      caller_(CallerOf(context)) {}
+      caller_(CallerOf(context)),
+      record_(CallRecord::Of(context)) {}
 
 absl::Status GenerateCall::Admit(const grpc::ByteBuffer& request) {
   QL_RETURN_IF_ERROR(caller_.status());
   QL_RETURN_IF_ERROR(DecodeMessage(request, request_));
   QL_ASSIGN_OR_RETURN(model_, environment_.models.Acquire(request_.model()));
+  record_->Note({"model", model_->name});
   return CheckGenerateRequest(request_, *model_->loaded, environment_.limits);
 }
 
@@ -94,6 +96,7 @@ void GenerateCall::Submit() {
   if (request_.echo()) echo_ = Echo(request->prompt, model->loaded->tokenizer());
   ReleaseInput(request_);
   request->deadline = deadline_;
+  request->request_id = record_->request_id();
   seed_ = request->sampling.seed;
   metrics_.emplace(environment_.metrics.ForModel(model->name));
   auto stream = model->engine->Submit(
@@ -140,7 +143,12 @@ void GenerateCall::Observe(const GenerationEvent& event) {
     }
     last_token_ = now;
   }
-  if (event.last()) metrics_->queue_time.Observe(absl::ToDoubleSeconds(event.queue_time));
+  if (!event.last()) return;
+  metrics_->queue_time.Observe(absl::ToDoubleSeconds(event.queue_time));
+  record_->Note({"prompt_tokens", event.prompt_tokens});
+  record_->Note({"cached_tokens", event.cached_tokens});
+  record_->Note({"generated_tokens", event.generated_tokens});
+  record_->Note({"queue_seconds", absl::ToDoubleSeconds(event.queue_time)});
 }
 
 void GenerateCall::Gather(const GenerationEvent& event) {

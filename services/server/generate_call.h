@@ -22,6 +22,7 @@
 #include "engine/generation.h"
 #include "quantloom/v1/generation.pb.h"
 #include "services/common/access_control.h"
+#include "services/common/call_record.h"
 #include "services/common/worker_pool.h"
 #include "services/server/model_registry.h"
 #include "services/server/request_conversion.h"
@@ -65,6 +66,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   const absl::Time arrival_;
   const absl::Time deadline_;
   const absl::StatusOr<Caller> caller_;
+  const std::shared_ptr<CallRecord> record_;
   v1::GenerateRequest request_;
   uint64_t seed_ = 0;                   // the one used
   std::shared_ptr<GenerateCall> self_;  // gRPC's share

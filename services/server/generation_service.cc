@@ -21,11 +21,14 @@ absl::StatusOr<v1::ScoreResponse> ScoreText(ModelRegistry& models, const InputLi
                                             const v1::ScoreRequest& request,
                                             const UnaryCall& call) {
   QL_ASSIGN_OR_RETURN(const ModelRegistry::Lease model, models.Acquire(request.model()));
+  call.record().Note({"model", model->name});
   QL_RETURN_IF_ERROR(CheckScoreRequest(request, *model->loaded, limits));
   QL_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, EncodeScoreRequest(request, *model->loaded));
+  call.record().Note({"prompt_tokens", ids.size()});
   GenerationEngine::ScoreOptions options;
   options.top = request.top();
   options.standing = ToStanding(request.priority(), request.client(), call.caller());
+  options.request_id = call.record().request_id();
   options.deadline = call.deadline();
   options.cancelled = [&call] { return call.given_up(); };
   QL_ASSIGN_OR_RETURN(const auto scored, model->engine->Score(ids, options));

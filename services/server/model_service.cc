@@ -12,6 +12,7 @@
 #include "services/common/proto_time.h"
 #include "services/common/unary_call.h"
 #include "services/common/version.h"
+#include "services/server/running_batch.h"
 
 namespace quantloom {
 namespace {
@@ -29,7 +30,10 @@ absl::StatusOr<v1::ListModelsResponse> ListAll(ModelRegistry& models) {
 }  // namespace
 
 ModelServiceImpl::ModelServiceImpl(ModelRegistry& models, v1::ServerInfo info)
-    : models_(models), info_(std::move(info)), pool_(kThreads, kMaxQueued) {}
+    : models_(models),
+      info_(std::move(info)),
+      pool_(kThreads, kMaxQueued),
+      batch_pool_(kThreads, kMaxQueued) {}
 
 grpc::ServerUnaryReactor* ModelServiceImpl::ListModels(grpc::CallbackServerContext* context,
                                                        const grpc::ByteBuffer* request,
@@ -69,6 +73,16 @@ grpc::ServerUnaryReactor* ModelServiceImpl::UnloadModel(grpc::CallbackServerCont
       *context, *request, response, pool_,
       [this](const v1::UnloadModelRequest& parsed, const std::shared_ptr<UnaryCall>& call) {
         models_.Unload(parsed.name(), [call](const auto& model) { call->Finish(model); });
+      });
+}
+
+grpc::ServerUnaryReactor* ModelServiceImpl::GetRunningBatch(grpc::CallbackServerContext* context,
+                                                            const grpc::ByteBuffer* request,
+                                                            grpc::ByteBuffer* response) {
+  return RunUnary<v1::GetRunningBatchRequest>(
+      *context, *request, response, batch_pool_,
+      [this](const v1::GetRunningBatchRequest& parsed, const UnaryCall& call) {
+        return DescribeRunningBatch(parsed, models_, call.deadline());
       });
 }
 

@@ -16,8 +16,9 @@ using RawModelService = v1::ModelService::WithRawCallbackMethod_ListModels<
     v1::ModelService::WithRawCallbackMethod_GetModel<
         v1::ModelService::WithRawCallbackMethod_LoadModel<
             v1::ModelService::WithRawCallbackMethod_UnloadModel<
-                v1::ModelService::WithRawCallbackMethod_GetServerInfo<
-                    v1::ModelService::Service>>>>>;
+                v1::ModelService::WithRawCallbackMethod_GetRunningBatch<
+                    v1::ModelService::WithRawCallbackMethod_GetServerInfo<
+                        v1::ModelService::Service>>>>>>;
 
 // `models` must outlive it. Destroy it after the server that it is registered with.
 class ModelServiceImpl final : public RawModelService {
@@ -37,6 +38,9 @@ class ModelServiceImpl final : public RawModelService {
   grpc::ServerUnaryReactor* UnloadModel(grpc::CallbackServerContext* context,
                                         const grpc::ByteBuffer* request,
                                         grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* GetRunningBatch(grpc::CallbackServerContext* context,
+                                            const grpc::ByteBuffer* request,
+                                            grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context,
                                           const grpc::ByteBuffer* request,
                                           grpc::ByteBuffer* response) override;
@@ -44,7 +48,8 @@ class ModelServiceImpl final : public RawModelService {
  private:
   ModelRegistry& models_;
   const v1::ServerInfo info_;
-  WorkerPool pool_;  // reads directories
+  WorkerPool pool_;        // reads directories
+  WorkerPool batch_pool_;  // waits for engines
 };
 
 // What does not change while a server runs: version, device, limits, codecs, start time (now).

@@ -1,4 +1,4 @@
-// models, model load, model unload, inspect, info
+// models, model load, model unload, batch, inspect, info
 #include <gmock/gmock.h>
 #include <google/protobuf/util/json_util.h>
 #include <google/protobuf/util/message_differencer.h>
@@ -65,6 +65,41 @@ TEST(ModelsProgramTest, Models_AreATable) {
       "icquant:bits=2\n"
       "broken     unusable                                                                 "
       "manifest.json: missing\n");
+}
+
+TEST(ModelsProgramTest, Batch_ShowsEachEnginesRequests) {
+  const ScriptedServer server(
+      {.get_running_batch = [](auto&, const auto& request, v1::RunningBatch* batch) {
+        v1::EngineState& engine = *batch->add_engines();
+        engine.set_model(request.model());
+        engine.set_running_requests(1);
+        engine.set_waiting_requests(2);
+        engine.set_steps(1200);
+        engine.set_step_tokens(5);
+        engine.set_preemptions(3);
+        engine.set_kv_blocks_total(64);
+        engine.set_kv_blocks_used(8);
+        engine.set_kv_blocks_cached(7);
+        engine.set_kv_block_tokens(16);
+        v1::SequenceState& sequence = *engine.add_sequences();
+        sequence.set_request_id("order-17");
+        sequence.set_client("alice");
+        sequence.set_priority(v1::PRIORITY_HIGH);
+        sequence.set_phase(v1::SEQUENCE_PHASE_DECODE);
+        sequence.set_paused(true);
+        sequence.set_prompt_tokens(100);
+        sequence.set_cached_tokens(48);
+        sequence.set_generated_tokens(21);
+        sequence.set_kv_blocks(8);
+        sequence.mutable_age()->set_seconds(75);
+        return grpc::Status::OK;
+      }});
+  EXPECT_EQ(
+      RunProgram({"batch", "--model", "tiny", "--server", server.address()}).output,
+      "tiny: 1 running, 2 waiting; KV blocks 8 used, 7 cached, of 64 of 16 tokens; step 1200, 5 "
+      "tokens; 3 preempted\n"
+      "REQUEST   CLIENT  PRIORITY  PHASE           PROMPT  CACHED  GENERATED  BLOCKS     AGE\n"
+      "order-17  alice   high      decode, paused     100      48         21       8  1m 15s\n");
 }
 
 TEST(ModelsProgramTest, LoadAndUnload_PrintTheState) {

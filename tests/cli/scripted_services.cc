@@ -97,6 +97,11 @@ class Models final : public v1::ModelService::Service {
                            v1::Model* response) override {
     return Run(script_.unload_model, context, request, response);
   }
+  grpc::Status GetRunningBatch(grpc::ServerContext* context,
+                               const v1::GetRunningBatchRequest* request,
+                               v1::RunningBatch* response) override {
+    return Run(script_.get_running_batch, context, request, response);
+  }
   grpc::Status GetServerInfo(grpc::ServerContext* context, const v1::GetServerInfoRequest* request,
                              v1::ServerInfo* response) override {
     return Run(script_.get_server_info, context, request, response);

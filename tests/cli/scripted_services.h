@@ -36,6 +36,7 @@ struct Script {
   Unary<v1::GetModelRequest, v1::Model> get_model = nullptr;
   Unary<v1::LoadModelRequest, v1::Model> load_model = nullptr;
   Unary<v1::UnloadModelRequest, v1::Model> unload_model = nullptr;
+  Unary<v1::GetRunningBatchRequest, v1::RunningBatch> get_running_batch = nullptr;
   Unary<v1::GetServerInfoRequest, v1::ServerInfo> get_server_info = nullptr;
 };
 

@@ -318,6 +318,25 @@ TEST_F(QuantizerProcessTest, Metrics_TellOfWorkDone) {
   }
 }
 
+TEST_F(QuantizerProcessTest, Log_TellsWhichRequestAJobCameFrom) {
+  Start();
+  grpc::ClientContext context;
+  context.AddMetadata("x-request-id", "nightly-7");
+  const auto reader = stub_->Quantize(&context, Request("logged"));
+  v1::QuantizeEvent event;
+  while (reader->Read(&event)) {
+  }
+  ASSERT_TRUE(reader->Finish().ok());
+  const std::string admitted =
+      absl::StrCat("job admitted job=", event.job().name(), " request_id=nightly-7 trace_id=");
+  EXPECT_THAT(process_->Log(), HasSubstr(admitted));
+  process_->Signal(SIGTERM);  // after it every call has its line
+  EXPECT_EQ(process_->Wait(), 0);
+  EXPECT_THAT(process_->Log(),
+              HasSubstr("rpc method=quantloom.v1.QuantizationService/Quantize code=OK seconds="));
+  EXPECT_THAT(process_->Log(), HasSubstr(absl::StrCat(" job=", event.job().name(), "\n")));
+}
+
 TEST_F(QuantizerProcessTest, Start_RefusesAStateDirectoryInUseAndWrongSettings) {
   Start();
   const auto start_another = [this](std::vector<std::string> arguments) {
