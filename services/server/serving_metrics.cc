@@ -104,6 +104,20 @@ std::vector<prometheus::MetricFamily> EngineMetrics::Collect() const {
           Labelled({{"model", model.description.name()}}, metric.type, metric.read(model.engine)));
     }
   }
+  prometheus::MetricFamily& memory = families.emplace_back(
+      prometheus::MetricFamily{"quantloom_model_memory_bytes",
+                               "Weights, KV cache and activations of all its versions",
+                               MetricType::Gauge,
+                               {}});
+  for (const auto& model : models) {
+    memory.metric.push_back(Labelled({{"model", model.description.name()}}, MetricType::Gauge,
+                                     static_cast<double>(model.memory)));
+  }
+  families.push_back(
+      {"quantloom_memory_limit_bytes",
+       "What all models together may take; 0: no limit",
+       MetricType::Gauge,
+       {Labelled({}, MetricType::Gauge, static_cast<double>(models_.options().memory_limit))}});
   prometheus::MetricFamily& info = families.emplace_back(prometheus::MetricFamily{
       "quantloom_model_info", "1 for each loaded model", MetricType::Gauge, {}});
   for (const auto& model : models) {

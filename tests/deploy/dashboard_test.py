@@ -1,6 +1,7 @@
-"""Every metric that a dashboard asks for is exported by a service that has quantized and generated something.
+"""Every metric that a dashboard asks for is exported by a service that has quantized and generated something, and the
+documentation lists what is exported.
 
-    dashboard_test.py BIN_DIRECTORY TINY_MODEL_WRITER DASHBOARD...
+    dashboard_test.py BIN_DIRECTORY TINY_MODEL_WRITER METRICS_PAGE DASHBOARD...
 """
 
 import contextlib
@@ -43,7 +44,7 @@ def exported(url):
 
 
 def main():
-    binaries, writer, dashboards = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    binaries, writer, page, dashboards = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3]), sys.argv[4:]
     asked = {}
     for path in dashboards:
         dashboard = json.loads(pathlib.Path(path).read_text())
@@ -71,7 +72,12 @@ def main():
     for metric, place in sorted(missing.items()):
         print(f"{metric} is asked for by {place}, but no service exports it")
     print(f"{len(asked)} metrics asked for, {len(missing)} missing")
-    sys.exit(1 if missing else 0)
+
+    documented = set(re.findall(r"`((?:quantloom|process)_[a-z0-9_]+)`", page.read_text()))
+    families = {re.sub(r"_(bucket|sum|count)$", "", metric) for metric in found if METRIC.fullmatch(metric)}
+    for metric in sorted(families - documented):
+        print(f"{metric} is exported, but {page.name} does not list it")
+    sys.exit(1 if missing or families - documented else 0)
 
 
 if __name__ == "__main__":
