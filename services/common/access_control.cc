@@ -1,5 +1,10 @@
 #include "services/common/access_control.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
+#include <algorithm>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -14,6 +19,8 @@ namespace {
 
 // Longest part of a certificate's name that tells clients apart: the scheduler takes 256 bytes.
 constexpr size_t kMaxNameBytes = 240;
+// Of an IPv6 address, what a network has rather than a machine in it.
+constexpr size_t kNetworkBytes = 8;
 
 absl::string_view View(grpc::string_ref text) { return {text.data(), text.size()}; }
 
@@ -38,8 +45,7 @@ Caller CallerWithoutToken(const grpc::ServerContextBase& context) {
     if (name.empty()) name = FirstProperty(*connection, "x509_subject_alternative_name");
     return {absl::StrCat("certificate:", name.substr(0, kMaxNameBytes)), true};
   }
-  const std::string peer = context.peer();
-  return {absl::StrCat("address:", WithoutPort(peer).substr(0, kMaxNameBytes)), false};
+  return {absl::StrCat("address:", ClientAddress(context.peer()).substr(0, kMaxNameBytes)), false};
 }
 
 const char* LimitName(ClientLimiter::Refusal refusal) {
@@ -72,9 +78,21 @@ void AccessOptions::AddTo(Configuration& configuration) {
       ->check(CLI::Range(0, 1 << 20));
 }
 
-absl::string_view WithoutPort(absl::string_view peer) {
+std::string ClientAddress(absl::string_view peer) {
   // "ipv4:10.0.0.7:40312", "ipv6:%5B::1%5D:40312", "unix:/path"
-  return absl::StartsWith(peer, "ipv") ? peer.substr(0, peer.rfind(':')) : peer;
+  if (!absl::StartsWith(peer, "ipv")) return std::string(peer);
+  peer = peer.substr(0, peer.rfind(':'));
+  absl::string_view address = peer;
+  if (!absl::ConsumePrefix(&address, "ipv6:%5B") || !absl::ConsumeSuffix(&address, "%5D")) {
+    return std::string(peer);
+  }
+  const std::string text(address.substr(0, address.find('%')));  // less the zone of a local one
+  in6_addr bits{};
+  if (inet_pton(AF_INET6, text.c_str(), &bits) != 1) return std::string(peer);
+  std::fill(std::begin(bits.s6_addr) + kNetworkBytes, std::end(bits.s6_addr), 0);
+  char network[INET6_ADDRSTRLEN];
+  inet_ntop(AF_INET6, &bits, network, sizeof(network));
+  return absl::StrCat("ipv6:", network, "/64");
 }
 
 AccessControl::AccessControl(const AccessOptions& options, prometheus::Registry& registry)

@@ -28,15 +28,16 @@ struct AccessOptions {
 };
 
 // Who makes a call. A client is known by the first of these that it has: "token:<name>",
-// "certificate:<common name, else first alternative name>", "address:<peer without the port>".
+// "certificate:<common name, else first alternative name>", "address:<ClientAddress>".
 struct Caller {
   std::string client;
   bool authenticated = false;  // by token or certificate: the client cannot choose another name
 };
 
-// A peer as gRPC spells it ("ipv4:10.0.0.7:40312") without the port: connections of one machine are
-// one client.
-absl::string_view WithoutPort(absl::string_view peer);
+// The part of a peer, as gRPC spells it ("ipv4:10.0.0.7:40312"), that is one client: the address
+// without the port, and of an IPv6 address the first 64 bits ("ipv6:2001:db8::/64"), since a
+// machine may use every address behind them.
+std::string ClientAddress(absl::string_view peer);
 
 // Thread-safe.
 class AccessControl {

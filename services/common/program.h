@@ -13,6 +13,7 @@
 #include "services/common/grpc_server.h"
 #include "services/common/logging.h"
 #include "services/common/mapping_fault.h"
+#include "services/common/reload.h"
 #include "services/common/termination.h"
 
 namespace quantloom {

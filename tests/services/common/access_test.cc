@@ -69,6 +69,17 @@ TEST(MethodAccessTest, Table_LeavesOnlyHealthOpen) {
   EXPECT_EQ(FindMethodAccess(""), nullptr);
 }
 
+TEST(ClientAddressTest, ConnectionsOfOneMachineAreOneClient) {
+  EXPECT_EQ(ClientAddress("ipv4:10.0.0.7:40312"), "ipv4:10.0.0.7");
+  EXPECT_EQ(ClientAddress("ipv6:%5B2001:db8:1:2:3:4:5:6%5D:40312"), "ipv6:2001:db8:1:2::/64");
+  EXPECT_EQ(ClientAddress("ipv6:%5B2001:db8:1:2:ffff::1%5D:1"), "ipv6:2001:db8:1:2::/64");
+  EXPECT_EQ(ClientAddress("ipv6:%5B2001:db8:1:3::1%5D:1"), "ipv6:2001:db8:1:3::/64");
+  EXPECT_EQ(ClientAddress("ipv6:%5Bfe80::1%25eth0%5D:1"), "ipv6:fe80::/64");
+  EXPECT_EQ(ClientAddress("ipv6:nonsense:1"), "ipv6:nonsense");
+  EXPECT_EQ(ClientAddress("unix:/run/socket"), "unix:/run/socket");
+  EXPECT_EQ(ClientAddress(""), "");
+}
+
 class AccessTest : public CallerServerTest {
  protected:
   AccessTest() { options_.access.token_file = Path("tokens"); }
@@ -185,7 +196,7 @@ TEST_F(AccessTest, WithoutATokenFileCallersAreTheirAddress) {
   Start();
   const Answer answer = Call();
   EXPECT_TRUE(answer.status.ok()) << answer.status;
-  EXPECT_THAT(answer.caller, ::testing::AnyOf("address:ipv4:127.0.0.1", "address:ipv6:%5B::1%5D"));
+  EXPECT_THAT(answer.caller, ::testing::AnyOf("address:ipv4:127.0.0.1", "address:ipv6:::/64"));
 }
 
 TEST_F(AccessTest, Start_RefusesATokenFileThatCannotBeUsed) {
@@ -278,6 +289,22 @@ TEST_F(AccessTest, Reload_ChangesTheLimits) {
   options_.access.limits = {};
   server_->Reload(options_);
   for (int i = 0; i < 10; ++i) EXPECT_TRUE(Call().status.ok());
+}
+
+TEST_F(AccessTest, MessagesBeyondTheLimitAreRefused) {
+  options_.access.token_file = "";
+  options_.max_message_bytes = 1 << 16;
+  Start();
+  const auto get_job = [&](size_t bytes) {
+    v1::GetJobRequest request;
+    request.set_name(std::string(bytes, 'a'));
+    return CallMethod(channel_, "/quantloom.v1.QuantizationService/GetJob",
+                      request.SerializeAsString())
+        .error_code();
+  };
+  EXPECT_EQ(get_job((1 << 16) - 100), grpc::StatusCode::OK);
+  EXPECT_EQ(get_job(1 << 16), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(get_job(1 << 20), grpc::StatusCode::RESOURCE_EXHAUSTED);
 }
 
 }  // namespace

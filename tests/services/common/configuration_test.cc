@@ -227,5 +227,24 @@ TEST_F(ConfigurationTest, Version_IsPrinted) {
   EXPECT_THAT(out_.str(), HasSubstr(Version()));
 }
 
+TEST_F(ConfigurationTest, Differences_NamesTheSettingsWhoseValuesAreOthers) {
+  ASSERT_FALSE(Parse({"--threads=2", "--load=a,b"}).has_value());
+  Configuration other("quantloom-test", "A test.");
+  int threads = 1;
+  std::string model_root = "/models";
+  absl::Duration grace_period = absl::Seconds(30);
+  bool load_all = false;
+  std::vector<std::string> load;
+  other.Add("threads", threads, "Threads");
+  other.Add("model-root", model_root, "Models");
+  other.Add("grace-period", grace_period, "Grace");
+  other.Add("load-all", load_all, "Load all");
+  other.Add("load", load, "Models to load");
+  const char* arguments[] = {"quantloom-test", "--threads=2", "--load=a", "--grace-period=1m"};
+  ASSERT_FALSE(other.Parse(4, arguments, out_, err_).has_value());
+  EXPECT_THAT(configuration_.Differences(other), ElementsAre("grace-period", "load"));
+  EXPECT_THAT(configuration_.Differences(configuration_), ElementsAre());
+}
+
 }  // namespace
 }  // namespace quantloom

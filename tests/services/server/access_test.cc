@@ -39,6 +39,19 @@ class ServerAccessTest : public ServerTest {
     ServerTest::SetUp();
     options_.grpc.access.token_file = (files_.path() / "tokens").string();
   }
+  // Generate with a token, to its end.
+  grpc::Status Finish(const v1::GenerateRequest& request, const std::string& token,
+                      v1::GenerateResponse* last = nullptr) const {
+    grpc::ClientContext context;
+    context.AddMetadata("authorization", "Bearer " + token);
+    const auto stream = generation_->Generate(&context, request);
+    v1::GenerateResponse response;
+    while (stream->Read(&response)) {
+      if (last != nullptr) *last = response;
+    }
+    return stream->Finish();
+  }
+
   TemporaryDirectory files_;
 };
 
@@ -75,6 +88,51 @@ TEST_F(ServerAccessTest, ATokenWithoutTheRoleChangesNothing) {
   ASSERT_TRUE(listed.ParseFromString(bytes));
   ASSERT_EQ(listed.models_size(), 1);
   EXPECT_EQ(listed.models(0).state(), v1::MODEL_STATE_LOADED);
+}
+
+TEST_F(ServerAccessTest, AClientKeepsItsLimitUnderAnyName) {
+  const std::string alice = *NewToken("alice");
+  const std::string bob = *NewToken("bob");
+  ReplaceFile(options_.grpc.access.token_file,
+              TokenLine(alice, {"generate"}) + TokenLine(bob, {"generate"}));
+  options_.engine.max_client_requests = 1;
+  StartServer();
+  v1::GenerateRequest endless = Request("the rain", 4000);
+  endless.set_client("one name");
+  endless.set_logprobs(20);
+  grpc::ClientContext context;
+  context.AddMetadata("authorization", "Bearer " + alice);
+  const auto stream = generation_->Generate(&context, endless);
+  v1::GenerateResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  v1::GenerateRequest request = Request("the rain", 1);
+  request.set_client("another name");
+  EXPECT_EQ(Finish(request, alice).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(Finish(request, bob).ok());
+  context.TryCancel();
+  while (stream->Read(&response)) {
+  }
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(ServerAccessTest, IsolatedClientsShareNoPrefixesWhateverTheyCallThemselves) {
+  const std::string alice = *NewToken("alice");
+  const std::string bob = *NewToken("bob");
+  ReplaceFile(options_.grpc.access.token_file,
+              TokenLine(alice, {"generate"}) + TokenLine(bob, {"generate"}));
+  options_.engine.isolate_clients = true;
+  StartServer();
+  v1::GenerateRequest request = Request("", 1);
+  for (int i = 1; i <= 64; ++i) request.mutable_prompt_tokens()->add_ids(i);
+  v1::GenerateResponse last;
+  request.set_client("alice");
+  ASSERT_TRUE(Finish(request, alice, &last).ok());
+  EXPECT_EQ(last.usage().cached_tokens(), 0U);
+  ASSERT_TRUE(Finish(request, bob, &last).ok());
+  EXPECT_EQ(last.usage().cached_tokens(), 0U);
+  request.set_client("another name");
+  ASSERT_TRUE(Finish(request, alice, &last).ok());
+  EXPECT_EQ(last.usage().cached_tokens(), 63U);
 }
 
 TEST(StandingTest, AnAuthenticatedCallerCannotNameItselfAnother) {
