@@ -82,13 +82,14 @@ void CredentialReload::ReloadCertificates() {
   if (credentials_ == nullptr) return;
   tls_stamp_ = TlsStamp();  // before the files are read: a later change is seen as one
   absl::StatusOr<CertificateFiles> files = ReadCertificateFiles(options_.tls);
-  if (files.ok()) {
+  const absl::Status status = files.status();
+  if (status.ok()) {
     LogInfo("TLS certificate", {{"subject", files->subject},
                                 {"expires", absl::FormatTime(files->expiry, absl::UTCTimeZone())}});
     expiry_->Set(absl::ToDoubleSeconds(files->expiry - absl::UnixEpoch()));
     credentials_->Replace(*std::move(files));
   }
-  log_.Record("certificates", files.status());
+  log_.Record("certificates", status);
 }
 
 void CredentialReload::ReloadTokens() {
