@@ -73,7 +73,7 @@ class LoadGenerator::Stream final : public grpc::ClientReadReactor<GenerateRespo
       pause = std::max(kRefusedPause,
                        absl::ToDoubleSeconds(RetryDelay(error).value_or(absl::ZeroDuration())));
     }
-    generator_.Ended(*this, std::move(record_), status.error_message(), pause);
+    generator_.Ended(*this, record_, status.error_message(), pause);
   }
 
   std::vector<float> TakeGaps() { return std::move(gaps_); }
@@ -226,7 +226,7 @@ void LoadGenerator::Ended(Stream& stream, RequestRecord record, const std::strin
     result_.gaps.insert(result_.gaps.end(), gaps.begin(), gaps.end());
   }
   if (schedule_.streams > 0) ready_.push(record.end + pause_seconds);
-  result_.requests.push_back(std::move(record));
+  result_.requests.push_back(record);
   changed_.notify_all();
 }
 

@@ -92,14 +92,14 @@ std::string Distributions(const LoadSummary& summary) {
     for (const double value : sample) most = std::max(most, value);
   }
   const double first = std::log10(kLeast);
-  const double decades = std::ceil(std::log10(most) - 1e-9) - first;
+  const auto decades = static_cast<int>(std::lround(std::ceil(std::log10(most) - 1e-9) - first));
   const auto x_of = [&](double value) {
     return kLeft + (kRight - kLeft) * (std::log10(std::max(value, kLeast)) - first) / decades;
   };
   const auto y_of = [](double share) { return kCdfBottom - (kCdfBottom - kCdfTop) * share; };
   std::string svg = Text(kLeft, kCdfTop - 34, "start", "Share of requests, and of tokens, within",
                          " font-weight=\"bold\"");
-  for (int decade = 0; decade <= static_cast<int>(decades + 0.5); ++decade) {
+  for (int decade = 0; decade <= decades; ++decade) {
     const double value = std::pow(10, first + decade);
     absl::StrAppend(&svg, Line(x_of(value), kCdfTop, x_of(value), kCdfBottom, "#ddd"),
                     Text(x_of(value), kCdfBottom + 20, "middle", Seconds(value)));
@@ -146,12 +146,14 @@ std::string Rates(const LoadSummary& summary, double warmup) {
                                     kLeft, kRateTop, x_of(std::min(warmup, last)) - kLeft,
                                     kRateBottom - kRateTop));
   }
-  for (double rate = 0; rate <= top * (1 + 1e-9); rate += step) {
+  for (int line = 0; line <= std::lround(top / step); ++line) {
+    const double rate = line * step;
     absl::StrAppend(&svg, Line(kLeft, y_of(rate), kRight, y_of(rate), "#ddd"),
                     Text(kLeft - 8, y_of(rate) + 4, "end", FormatCount(rate)));
   }
   const double time_step = RoundUp(last / 10);
-  for (double time = 0; time <= last; time += time_step) {
+  for (int mark = 0; mark * time_step <= last; ++mark) {
+    const double time = mark * time_step;
     absl::StrAppend(&svg,
                     Text(x_of(time), kRateBottom + 20, "middle", absl::StrFormat("%g s", time)));
   }

@@ -1,10 +1,6 @@
 // Many streams at once, and clients that cancel, run out of time, stop reading or die.
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <thread>
 
@@ -12,8 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "tests/services/server/server_fixture.h"
-
-extern char** environ;  // NOLINT: POSIX declares it nowhere
+#include "tests/services/server/stream_client_process.h"
 
 namespace quantloom::testing {
 namespace {
@@ -27,43 +22,6 @@ std::string StoryPrompt(int i) {
   for (int word = 0; word < 25 * (i % 4); ++word) prompt += absl::StrCat(" ", word + i);
   return prompt;
 }
-
-// Another process that runs stream_client (stream_client.cc) until it is killed.
-class StreamClient {
- public:
-  explicit StreamClient(int port) {
-    int ends[2];
-    EXPECT_EQ(pipe(ends), 0);
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
-    posix_spawn_file_actions_addclose(&actions, ends[0]);
-    std::string program = QUANTLOOM_STREAM_CLIENT;
-    std::string port_text = std::to_string(port);
-    char* arguments[] = {program.data(), port_text.data(), nullptr};
-    EXPECT_EQ(posix_spawn(&pid_, program.c_str(), &actions, nullptr, arguments, environ), 0);
-    posix_spawn_file_actions_destroy(&actions);
-    close(ends[1]);
-    output_ = ends[0];
-  }
-  ~StreamClient() { close(output_); }
-  StreamClient(const StreamClient&) = delete;
-  StreamClient& operator=(const StreamClient&) = delete;
-
-  // Waits for its first response, then kills it.
-  void KillMidway() {
-    char byte = 0;
-    EXPECT_EQ(read(output_, &byte, 1), 1);
-    kill(pid_, SIGKILL);
-    int status = 0;
-    EXPECT_EQ(waitpid(pid_, &status, 0), pid_);
-    EXPECT_TRUE(WIFSIGNALED(status)) << "the client ended by itself: " << status;
-  }
-
- private:
-  pid_t pid_ = -1;
-  int output_ = -1;
-};
 
 // Reads `responses` responses, then cancels. Returns the text read.
 std::string CancelMidway(v1::GenerationService::Stub& stub, const v1::GenerateRequest& request,
@@ -124,7 +82,8 @@ TEST_F(ConcurrencyTest, SurvivingStreams_GiveTheirTextWhateverOthersDo) {
   }
   std::vector<std::thread> killers;
   for (int i = 0; i < 4; ++i) {
-    killers.emplace_back([this] { StreamClient(server_->port()).KillMidway(); });
+    killers.emplace_back(
+        [this] { StreamClient(server_->port(), /*streams=*/1).KillMidway(absl::ZeroDuration()); });
   }
   for (std::thread& client : clients) client.join();
   for (std::thread& killer : killers) killer.join();
@@ -141,6 +100,9 @@ TEST_F(ConcurrencyTest, ClosedChannel_EndsItsStream) {
   }
   ExpectIdle();
 }
+
+// A flow control window, what gRPC takes before it looks at that, and one gathered response.
+constexpr size_t kMostHeldBytes = size_t{256} << 10;
 
 // Long lines make a window's worth of bytes in few tokens.
 v1::GenerateRequest VerboseRequest() {
@@ -177,14 +139,40 @@ TEST_F(ConcurrencyTest, StreamThatDoesNotRead_IsPausedAndHurtsNobody) {
 
   std::string text;
   size_t tokens = 0;
+  size_t held_bytes = 0;  // of what had been generated when it stood still
   v1::GenerateResponse response;
   while (stream->Read(&response)) {
+    if (tokens < generated) held_bytes += response.ByteSizeLong();
     text += response.text();
     tokens += response.tokens_size();
   }
+  EXPECT_LT(held_bytes, kMostHeldBytes);
   EXPECT_TRUE(stream->Finish().ok());
   EXPECT_EQ(tokens, kManyTokens);
   EXPECT_EQ(text, expected.text);
+  ExpectIdle();
+}
+
+TEST_F(ConcurrencyTest, StreamsThatDoNotRead_HoldUpNoOtherOfTheirConnection) {
+  options_.engine.max_running = 8;
+  StartServer();
+  const std::string expected = Generate(Request("beside", 200)).text;
+  const auto channel = NewChannel(server_->port());
+  const auto stub = v1::GenerationService::NewStub(channel);
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>>> streams;
+  for (int i = 0; i < 4; ++i) {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    streams.push_back(stub->Generate(contexts.back().get(), VerboseRequest()));
+  }
+  absl::SleepFor(absl::Milliseconds(500));  // until their windows are full
+  const Generated beside = ReadStream(*stub, Request("beside", 200), absl::Minutes(1));
+  EXPECT_TRUE(beside.status.ok()) << beside.status;
+  EXPECT_EQ(beside.text, expected);
+  for (const auto& context : contexts) context->TryCancel();
+  for (const auto& stream : streams) {
+    EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  }
   ExpectIdle();
 }
 
