@@ -27,7 +27,7 @@ def main():
     parser.add_argument("--model", required=True, help="packed directory")
     parser.add_argument("--bin", required=True, help="directory of quantloom and quantloom-server")
     parser.add_argument("--duration", default="30m", help="like 90s, 30m, 1h")
-    parser.add_argument("--warmup", default="2m")
+    parser.add_argument("--warmup", default="3m")
     parser.add_argument("--streams", type=int, default=24)
     parser.add_argument("--kv-tokens", type=int, default=6144, help="few, so that all are soon in use")
     parser.add_argument("--threads", type=int, default=2)
