@@ -125,7 +125,6 @@ class Engine final : public GenerationEngine {
 };
 
 // --- Any thread
-// -----------------------------------------------------------------------------------
 
 absl::Status Engine::Enqueue(std::shared_ptr<ActiveRequest> request) {
   {
@@ -233,7 +232,6 @@ void Engine::Drain(absl::Time deadline) {
 }
 
 // --- The engine's thread
-// --------------------------------------------------------------------------
 
 void Engine::Run() {
   while (TakeMail()) {

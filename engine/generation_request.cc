@@ -108,7 +108,6 @@ absl::Status CheckScored(const std::vector<int32_t>& tokens,
 }
 
 // --- ActiveRequest
-// --------------------------------------------------------------------------------
 
 ActiveRequest::ActiveRequest(std::vector<int32_t> first_tokens, bool is_scoring,
                              absl::Time deadline, std::string request_id, EventCallback callback)
@@ -163,7 +162,6 @@ void ActiveRequest::Finish(GenerationEvent event) {
 }
 
 // --- GeneratingRequest
-// ----------------------------------------------------------------------------
 
 GeneratingRequest::GeneratingRequest(GenerationRequest request, const ModelConfig& config,
                                      const Tokenizer& tokenizer, EventCallback callback)
@@ -227,7 +225,6 @@ std::optional<GenerationEvent> GeneratingRequest::TakeLogits(absl::Span<const fl
 }
 
 // --- ScoringRequest
-// -------------------------------------------------------------------------------
 
 ScoringRequest::ScoringRequest(const std::vector<int32_t>& text,
                                const GenerationEngine::ScoreOptions& options,

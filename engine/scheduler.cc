@@ -69,7 +69,6 @@ void Scheduler::Preempt(Sequence& sequence) {
 }
 
 // --- Admission
-// ------------------------------------------------------------------------------------
 
 Sequence* Scheduler::PausedVictim() const {
   const auto last = std::find_if(running_.rbegin(), running_.rend(),
@@ -155,7 +154,6 @@ void Scheduler::Admit() {
 }
 
 // --- A step
-// ---------------------------------------------------------------------------------------
 
 bool Scheduler::CoverLastToken(Sequence& sequence) {
   while (!blocks_.Cover(sequence.tokens.size(), sequence.blocks)) {
