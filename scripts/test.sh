@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds and runs every check and test, from nothing, on Debian 12.
 #
-#   scripts/test.sh                 the checks of the source and every test, in the release build
-#   scripts/test.sh --sanitizers    the same after the AddressSanitizer and ThreadSanitizer tests and clang-tidy
+#   scripts/test.sh                 the checks of the source, clang-tidy among them, and every test, in the release build
+#   scripts/test.sh --sanitizers    the same after the tests under AddressSanitizer and under ThreadSanitizer
 #
 # Installs what is missing; reuses what exists.
 source "$(dirname "$0")/setup.sh"
@@ -19,7 +19,7 @@ install_packages "${BUILD_PACKAGES[@]}" "${CHECK_PACKAGES[@]}"
 python_environment "$ROOT/tests/requirements.txt"
 fetch_model
 build release
-"$ROOT/scripts/check.sh" ${sanitizers:+--tidy}
+"$ROOT/scripts/check.sh" --tidy
 
 if [[ -n $sanitizers ]]; then
   for preset in asan tsan; do

@@ -170,7 +170,8 @@ void TileEncoder::Search::Advance(int index, bool traced) {
   step.out = OutOf(index);
   step.components = format_.weights_per_step();
   for (int i = 0; i < step.components; ++i) {
-    const size_t weight = static_cast<size_t>(index * step.components + i);
+    const auto weight =
+        static_cast<size_t>(index) * static_cast<size_t>(step.components) + static_cast<size_t>(i);
     step.targets[i] = targets_[weight];
     step.values[i] =
         ignored_[weight] ? zeros_.get() : values_[i][step.out - format_.Shift(0)].get();
