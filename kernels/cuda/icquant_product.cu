@@ -9,7 +9,6 @@ constexpr uint32_t kWarps = 8;
 constexpr uint32_t kSlabSegments = 2;
 constexpr uint32_t kSegmentPanels = kSegmentColumns / kPanelColumns;
 constexpr uint32_t kSlabPanels = kSlabSegments * kSegmentPanels;
-constexpr uint32_t kSteps = kPanelColumns / kStepColumns;
 constexpr uint32_t kTokenTiles = kProductTokens / kTokenTile;
 
 struct Shared {
@@ -42,7 +41,7 @@ struct RowPair {
 
 // Fragments of the activations of a token tile in one panel: steps 0..3.
 struct PanelActivations {
-  uint32_t words[kSteps][2];
+  uint32_t words[kPanelSteps][2];
 
   __device__ __forceinline__ void Load(const Int8ActivationsView& x, uint32_t token, uint32_t panel,
                                        uint32_t t) {
@@ -78,7 +77,7 @@ __global__ void __launch_bounds__(32 * kWarps)
   rows.tables[1].Load(w, row_tile * kTileRows + g + 8);
 
   float sums[kTiles][4] = {};
-  constexpr uint32_t kPanelWords = 32 * PanelCodes<kBits>::kWords;
+  constexpr uint32_t kPanelWords = 32 * PanelWords(kBits);
   const uint32_t* const tile_codes =
       w.codes + static_cast<size_t>(row_tile) * w.panels * kPanelWords;
   for (uint32_t slab = warp; slab * kSlabPanels < w.panels; slab += kWarps) {
@@ -104,7 +103,7 @@ __global__ void __launch_bounds__(32 * kWarps)
         outliers[0] = bitmap.words[g][p % kSegmentPanels * 4 + t];
         outliers[1] = bitmap.words[g + 8][p % kSegmentPanels * 4 + t];
       }
-      uint32_t a[kSteps][4];
+      uint32_t a[kPanelSteps][4];
       rows.template Fragment<0>(codes[p], outliers, a[0]);
       rows.template Fragment<1>(codes[p], outliers, a[1]);
       rows.template Fragment<2>(codes[p], outliers, a[2]);
@@ -115,7 +114,7 @@ __global__ void __launch_bounds__(32 * kWarps)
         b.Load(x, first_token + tile * kTokenTile + g, panel, t);
         int d[4] = {};
 #pragma unroll
-        for (uint32_t step = 0; step < kSteps; ++step) MultiplyInt8(d, a[step], b.words[step]);
+        for (uint32_t step = 0; step < kPanelSteps; ++step) MultiplyInt8(d, a[step], b.words[step]);
         const float2 scale =
             *reinterpret_cast<const float2*>(x.scales + static_cast<size_t>(panel) * padded_tokens +
                                              first_token + tile * kTokenTile + 2 * t);

@@ -13,7 +13,6 @@ namespace {
 
 constexpr uint32_t kLanes = 32;
 constexpr uint32_t kCodesOfLane = 8;  // of a row and step
-constexpr uint32_t kSteps = kPanelColumns / kStepColumns;
 
 static_assert(kSegmentColumns == kGapSegmentColumns);
 
@@ -73,7 +72,7 @@ void PackCodesOf(const IcquantMatrix& matrix, IcquantTiles& tiles) {
           const uint32_t row = row_tile * kTileRows + lane / 4 + 8 * half;
           if (row >= tiles.rows) continue;
           const uint8_t* codes = matrix.row_codes(row);
-          for (uint32_t step = 0; step < kSteps; ++step) {
+          for (uint32_t step = 0; step < kPanelSteps; ++step) {
             for (uint32_t i = 0; i < kCodesOfLane; ++i) {
               const uint32_t column =
                   panel * kPanelColumns + step * kStepColumns + ColumnOfCode(lane, i);

@@ -50,14 +50,6 @@ struct IcquantTiles {
   IcquantView View() const;
 };
 
-// Words of a lane and panel.
-constexpr uint32_t PanelWords(int bits) { return 2 * static_cast<uint32_t>(bits); }
-// Words of a row's table of centroids, a byte each.
-constexpr uint32_t CentroidWords(int bits, bool outliers) {
-  const uint32_t levels = (outliers ? 2u : 1u) << bits;
-  return (levels + 3) / 4;
-}
-
 // INVALID_ARGUMENT for 8 bits, forms fp16 and range, and more rows or columns than 2^31.
 absl::StatusOr<IcquantTiles> MakeIcquantTiles(const IcquantMatrix& matrix);
 

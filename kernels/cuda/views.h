@@ -15,9 +15,17 @@ constexpr uint32_t kSegmentColumns = 256;
 constexpr uint32_t kTileRows = 16;
 // Columns of one int8 matrix multiply-accumulate (m16n8k32).
 constexpr uint32_t kStepColumns = 32;
+constexpr uint32_t kPanelSteps = kPanelColumns / kStepColumns;
 constexpr uint32_t kTokenTile = 8;
 
 QL_HOST_DEVICE constexpr uint32_t DivideUp(uint32_t x, uint32_t y) { return (x + y - 1) / y; }
+
+// Words of the codes of a lane and panel (icquant_tiles.h).
+QL_HOST_DEVICE constexpr uint32_t PanelWords(int bits) { return 2 * static_cast<uint32_t>(bits); }
+// Words of a row's table of centroids, a byte each.
+QL_HOST_DEVICE constexpr uint32_t CentroidWords(int bits, bool outliers) {
+  return DivideUp((outliers ? 2u : 1u) << bits, 4);
+}
 
 // Activation rows quantized to int8, with a scale for each panel of each token. Tokens are padded
 // to a multiple of 8, columns to whole panels; padding is zero.

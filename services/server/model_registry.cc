@@ -73,7 +73,6 @@ void ModelRegistry::SetListener(ServingListener listener) {
 }
 
 // --- What is there
-// --------------------------------------------------------------------------------
 
 v1::Model ModelRegistry::PresentLoaded(const Slot& slot, const ModelRoot::Description* on_disk) {
   v1::Model message = slot.model->description;
@@ -210,7 +209,6 @@ uint64_t ModelRegistry::MemoryUsed() {
 }
 
 // --- Loading
-// --------------------------------------------------------------------------------------
 
 void ModelRegistry::Load(absl::string_view name, DoneCallback done) {
   const std::string key(name);
@@ -421,7 +419,6 @@ void ModelRegistry::Unload(absl::string_view name, DoneCallback done) {
 }
 
 // --- The end
-// --------------------------------------------------------------------------------------
 
 void ModelRegistry::StopAdmitting() {
   std::lock_guard<std::mutex> lock(mutex_);

@@ -13,20 +13,14 @@
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/icquant_tiles.h"
 #include "tests/kernels/icquant_matrices.h"
+#include "tests/kernels/random_floats.h"
 
 namespace quantloom::cuda {
 namespace {
 
 using cpu::IcquantShape;
+using cpu::RandomFloats;
 using cpu::RandomIcquant;
-
-std::vector<float> RandomActivations(size_t count, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(count);
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 // Quantized activations, and what they mean.
 struct Activations {
@@ -136,7 +130,7 @@ TEST_P(IcquantProductTest, IsTheDocumentedSumForEveryShape) {
     const auto matrix = random.Open();
     const auto tiles = MakeIcquantTiles(*matrix);
     ASSERT_TRUE(tiles.ok()) << tiles.status();
-    const Activations x(RandomActivations(size_t{tokens} * cols, 7), tokens, cols);
+    const Activations x(RandomFloats(size_t{tokens} * cols, 7), tokens, cols);
     const std::vector<int> centroids = Centroids(*matrix);
     for (launch_seed = 1; launch_seed <= 2; ++launch_seed) {
       const std::vector<float> y = Product(*tiles, x);
@@ -157,7 +151,7 @@ TEST_P(IcquantProductTest, ATokensProductIsTheSameAloneAndAmongOthers) {
   const RandomIcquant random = Matrix(kRows, kCols, 3);
   const auto tiles = MakeIcquantTiles(*random.Open());
   ASSERT_TRUE(tiles.ok()) << tiles.status();
-  const std::vector<float> x = RandomActivations(size_t{kTokens} * kCols, 5);
+  const std::vector<float> x = RandomFloats(size_t{kTokens} * kCols, 5);
   const std::vector<float> together = Product(*tiles, Activations(x, kTokens, kCols));
   for (uint32_t token = 0; token < kTokens; ++token) {
     const std::vector<float> own(x.begin() + token * kCols, x.begin() + (token + 1) * kCols);
@@ -200,7 +194,7 @@ TEST(IcquantTilesTest, TakeNoMoreThanCodesIndexAndPadding) {
 TEST(QuantizeActivationsTest, CodesAreTheNearestMultiplesOfTheirPanelsScale) {
   constexpr uint32_t kCols = 300;
   constexpr uint32_t kTokens = 3;
-  std::vector<float> x = RandomActivations(kTokens * kCols, 9);
+  std::vector<float> x = RandomFloats(kTokens * kCols, 9);
   std::fill(x.begin() + kCols, x.begin() + kCols + 128, 0.0f);  // a panel of zeros
   const Activations quantized(x, kTokens, kCols);
   for (uint32_t token = 0; token < kTokens; ++token) {
@@ -223,7 +217,7 @@ TEST(QuantizeActivationsTest, APanelThatIsNotFinitePoisonsItsTokenAlone) {
        {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
         std::numeric_limits<float>::quiet_NaN()}) {
     constexpr uint32_t kCols = 260;
-    std::vector<float> x = RandomActivations(2 * kCols, 9);
+    std::vector<float> x = RandomFloats(2 * kCols, 9);
     x[130] = bad;
     const Activations quantized(x, 2, kCols);
     const RandomIcquant random({2, IcquantCodebook::kInt8, true, false, 4, kCols}, 1);

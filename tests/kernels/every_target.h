@@ -9,6 +9,7 @@
 #include "absl/functional/function_ref.h"
 #include "gtest/gtest.h"
 #include "kernels/cpu/linear.h"
+#include "tests/kernels/random_floats.h"
 
 namespace quantloom::cpu {
 
@@ -36,14 +37,6 @@ inline void ExpectSameBitsOnEveryTarget(absl::FunctionRef<std::vector<float>()> 
     if (first.empty()) first = result;
     EXPECT_TRUE(SameBits(result, first)) << target << " differs from " << AvailableTargets()[0];
   });
-}
-
-inline std::vector<float> RandomFloats(size_t n, uint32_t seed, float stddev = 1.0f) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0.0f, stddev);
-  std::vector<float> values(n);
-  for (float& value : values) value = normal(random);
-  return values;
 }
 
 // The kernels' sum written plainly: lane l takes elements i = l mod 16 in ascending order by FMA,

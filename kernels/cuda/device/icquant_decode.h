@@ -57,9 +57,7 @@ __device__ __forceinline__ void ExpandOutliers(const IcquantView& w, uint32_t ro
 // A row's centroids: 2^n, then as many for outliers.
 template <int kBits, bool kOutliers>
 struct CentroidTable {
-  static constexpr int kWords = ((kOutliers ? 2 : 1) << kBits) / 4 > 0
-                                    ? ((kOutliers ? 2 : 1) << kBits) / 4
-                                    : 1;
+  static constexpr int kWords = CentroidWords(kBits, kOutliers);
   uint32_t words[kWords];
 
   __device__ __forceinline__ void Load(const IcquantView& w, uint32_t row) {
@@ -96,7 +94,7 @@ struct CentroidTable {
 // A lane's codes of one panel.
 template <int kBits>
 struct PanelCodes {
-  static constexpr int kWords = 2 * kBits;
+  static constexpr int kWords = PanelWords(kBits);
   uint32_t words[kWords];
 
   // `panel`: the panel's first word (icquant_tiles.h).

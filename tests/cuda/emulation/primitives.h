@@ -1,7 +1,7 @@
 // What kernels take from CUDA, as the host's compiler sees it: the language's keywords, built-in
 // variables and functions under their own names (CUDA C++ Programming Guide, sections 7 and 10;
-// math API), over execution.h. Only what the kernels use; semantics are those of compute
-// capability 8.0 and up, undefined behaviour ends the launch.
+// math API), over execution.h. Semantics are those of compute capability 8.0 and up; undefined
+// behaviour ends the launch.
 #pragma once
 
 #include <bit>
