@@ -262,7 +262,8 @@ TEST_P(Generation, DestructionEndsRequestsAndStreamsMayOutliveTheEngine) {
 }
 
 // Two hundred streams of all priorities and of several clients over a cache that holds a few, many
-// of them with the same beginning; half are cancelled, before they run or at any token.
+// of them with the same beginning; half are cancelled, before they run or at any token. One more,
+// paused since its first token, must give way to them and still end as if alone.
 TEST_P(Generation, CancellingHalfOfManyStreamsFreesTheirBlocksAndChangesNoOther) {
   constexpr size_t kStreams = 200;
   constexpr uint32_t kKinds = 8;
@@ -275,6 +276,7 @@ TEST_P(Generation, CancellingHalfOfManyStreamsFreesTheirBlocksAndChangesNoOther)
     expected.push_back(GreedyByRecomputation(request.prompt, 30));
   }
   const auto engine = Create({.max_running = 12, .max_waiting = kStreams, .kv_tokens = 500});
+  PausedRequest paused(*engine, kinds[0]);
   std::mt19937 random(5);
   std::vector<Collector> collectors(kStreams);
   std::vector<std::shared_ptr<GenerationStream>> streams;
@@ -304,10 +306,12 @@ TEST_P(Generation, CancellingHalfOfManyStreamsFreesTheirBlocksAndChangesNoOther)
       EXPECT_TRUE(std::equal(outcome.tokens.begin(), outcome.tokens.end(), whole.begin())) << i;
     }
   }
+  EXPECT_GT(engine->stats().preemptions, 0u);
+  paused.stream().SetPaused(false);
+  EXPECT_EQ(paused.collector().Wait().tokens, expected[0]);
   EXPECT_EQ(engine->stats().kv_blocks_used, 0u);
   EXPECT_EQ(engine->stats().requests_running + engine->stats().requests_waiting, 0u);
   EXPECT_GT(engine->stats().prefix_hit_tokens, 0u);
-  EXPECT_GT(engine->stats().preemptions, 0u);
 }
 
 // Several clients at once, some cancelling at random moments, some pausing, some with deadlines
