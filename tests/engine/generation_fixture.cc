@@ -134,10 +134,18 @@ Outcome Generation::Run(GenerationEngine& engine, const GenerationRequest& reque
 std::vector<Outcome> Generation::RunTogether(GenerationEngine& engine,
                                              const std::vector<GenerationRequest>& requests) {
   std::vector<Collector> collectors(requests.size());
+  // The first event waits, and with it the engine, until all are submitted.
+  std::promise<void> submitted;
+  const std::shared_future<void> all_submitted = submitted.get_future().share();
   for (size_t i = 0; i < requests.size(); ++i) {
-    const auto stream = engine.Submit(requests[i], collectors[i].callback());
+    const auto stream = engine.Submit(
+        requests[i], [all_submitted, collect = collectors[i].callback()](const auto& event) {
+          all_submitted.wait();
+          collect(event);
+        });
     EXPECT_TRUE(stream.ok()) << stream.status();
   }
+  submitted.set_value();
   std::vector<Outcome> outcomes;
   for (Collector& collector : collectors) outcomes.push_back(collector.Wait());
   return outcomes;
