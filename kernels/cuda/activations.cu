@@ -1,18 +1,11 @@
 #include "kernels/cuda/activations.h"
+#include "kernels/cuda/device/reduce.h"
 
 namespace quantloom::cuda {
 namespace {
 
 constexpr uint32_t kWarps = 8;
 constexpr uint32_t kLaneColumns = kPanelColumns / 32;
-
-__device__ __forceinline__ float WarpMaximum(float x) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) {
-    x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, distance));
-  }
-  return x;
-}
 
 // A block a token, a panel a warp in turn. Lane 8 step + 4 half + t has columns 32 step + 16 half +
 // 4 t .. + 3, which are neighbours in the output, too.

@@ -1,7 +1,7 @@
 // Activations as the products on tensor cores read them.
 #pragma once
 
-#include "kernels/cuda/device/primitives.h"
+#include "kernels/cuda/stream.h"
 #include "kernels/cuda/views.h"
 
 namespace quantloom::cuda {

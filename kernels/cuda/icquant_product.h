@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/device/primitives.h"
+#include "kernels/cuda/stream.h"
 #include "kernels/cuda/views.h"
 
 namespace quantloom::cuda {

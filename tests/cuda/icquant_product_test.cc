@@ -12,6 +12,7 @@
 #include "gtest/gtest.h"
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/icquant_tiles.h"
+#include "tests/cuda/emulation/primitives.h"
 #include "tests/kernels/icquant_matrices.h"
 #include "tests/kernels/random_floats.h"
 

@@ -13,9 +13,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace quantloom::cuda {
+#include "kernels/cuda/stream.h"
 
-using Stream = cudaStream_t;
+namespace quantloom::cuda {
 
 // The block's dynamic shared memory, aligned to 16 bytes.
 __device__ __forceinline__ void* DynamicShared() {

@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include "core/base/float16.h"
+#include "kernels/cuda/stream.h"
 #include "tests/cuda/emulation/execution.h"
 
 #define __global__
@@ -23,6 +24,7 @@
 #define __shared__ static
 #define __align__(bytes) alignas(bytes)
 
+using dim3 = ::quantloom::cuda_emulation::Dim3;
 #define threadIdx (::quantloom::cuda_emulation::Here().thread_index)
 #define blockIdx (::quantloom::cuda_emulation::Here().block_index)
 #define blockDim (::quantloom::cuda_emulation::Here().block)
@@ -187,6 +189,8 @@ inline float __expf(float x) { return std::exp(x); }
 inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 inline float __fdividef(float x, float y) { return x / y; }
 inline float __fmaf_rn(float x, float y, float z) { return std::fma(x, y, z); }
+inline float __fadd_rn(float x, float y) { return x + y; }
+inline float __fmul_rn(float x, float y) { return x * y; }
 
 struct __half {
   uint16_t bits;
@@ -197,6 +201,7 @@ struct __align__(4) __half2 {
 inline float __half2float(__half x) { return ::quantloom::HalfToFloat(x.bits); }
 inline __half __float2half_rn(float x) { return {::quantloom::FloatToHalf(x)}; }
 inline __half __ushort_as_half(uint16_t x) { return {x}; }
+inline uint16_t __half_as_ushort(__half x) { return x.bits; }
 inline __half2 __floats2half2_rn(float x, float y) {
   return {__float2half_rn(x), __float2half_rn(y)};
 }
@@ -205,8 +210,6 @@ inline float2 __half22float2(__half2 x) { return {__half2float(x.x), __half2floa
 // --- What kernels/cuda/device/primitives.h makes of PTX instructions.
 
 namespace quantloom::cuda {
-
-using Stream = void*;
 
 // Launches run at once. Their seed; whoever sets it, sees a kernel in another order.
 inline uint64_t launch_seed = 1;
