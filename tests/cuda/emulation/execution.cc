@@ -200,13 +200,20 @@ Grid* current = nullptr;
 
 }  // namespace
 
-absl::Status Launch(Dim3 grid, Dim3 block, size_t dynamic_shared_bytes, uint64_t seed,
-                    const std::function<void()>& thread) {
+absl::Status CheckShape(Dim3 grid, Dim3 block, size_t dynamic_shared_bytes) {
   if (grid.count() == 0 || block.count() == 0 || block.count() > kMaxBlockThreads ||
       dynamic_shared_bytes > kMaxSharedBytes) {
     return absl::InvalidArgumentError(absl::StrCat("cannot launch grid ", Name(grid), ", block ",
                                                    Name(block), ", ", dynamic_shared_bytes,
                                                    " bytes of shared memory"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Launch(Dim3 grid, Dim3 block, size_t dynamic_shared_bytes, uint64_t seed,
+                    const std::function<void()>& thread) {
+  if (absl::Status status = CheckShape(grid, block, dynamic_shared_bytes); !status.ok()) {
+    return status;
   }
   Grid launch(grid, block, dynamic_shared_bytes, seed);
   current = &launch;

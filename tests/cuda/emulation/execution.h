@@ -33,11 +33,13 @@ struct Dim3 {
   uint64_t count() const { return uint64_t{x} * y * z; }
 };
 
-// Runs `thread` once for each thread of the grid. INVALID_ARGUMENT for a shape that CUDA would not
-// launch; ABORTED when the block cannot go on, or does what CUDA leaves undefined: a barrier or
-// warp-wide operation that not all come to, different operations under one mask, a lane that is not
-// in its own mask. The message says where (block, thread, operation). Threads that had not ended
-// are abandoned.
+// INVALID_ARGUMENT for a shape that CUDA would not launch.
+absl::Status CheckShape(Dim3 grid, Dim3 block, size_t dynamic_shared_bytes);
+
+// Runs `thread` once for each thread of the grid. Errors: CheckShape's; ABORTED when the block
+// cannot go on, or does what CUDA leaves undefined: a barrier or warp-wide operation that not all
+// come to, different operations under one mask, a lane that is not in its own mask. The message
+// says where (block, thread, operation). Threads that had not ended are abandoned.
 absl::Status Launch(Dim3 grid, Dim3 block, size_t dynamic_shared_bytes, uint64_t seed,
                     const std::function<void()>& thread);
 

@@ -14,6 +14,7 @@
 #include "core/base/float16.h"
 #include "kernels/cuda/stream.h"
 #include "tests/cuda/emulation/execution.h"
+#include "tests/cuda/emulation/stream.h"
 
 #define __global__
 #define __device__
@@ -211,15 +212,22 @@ inline float2 __half22float2(__half2 x) { return {__half2float(x.x), __half2floa
 
 namespace quantloom::cuda {
 
-// Launches run at once. Their seed; whoever sets it, sees a kernel in another order.
+// Whoever sets it, sees kernels in another order.
 inline uint64_t launch_seed = 1;
 
+// Without a stream the kernel runs at once.
 template <typename... Parameters, typename... Arguments>
 const char* LaunchKernel(cuda_emulation::Dim3 grid, cuda_emulation::Dim3 block, size_t shared_bytes,
-                         Stream, void (*kernel)(Parameters...), Arguments... arguments) {
+                         Stream stream, void (*kernel)(Parameters...), Arguments... arguments) {
   static std::string error;
-  const absl::Status status =
-      cuda_emulation::Launch(grid, block, shared_bytes, launch_seed, [&] { kernel(arguments...); });
+  absl::Status status = cuda_emulation::CheckShape(grid, block, shared_bytes);
+  if (status.ok()) {
+    const auto run = [=] {
+      return cuda_emulation::Launch(grid, block, shared_bytes, launch_seed,
+                                    [&] { kernel(arguments...); });
+    };
+    status = stream == nullptr ? run() : stream->Submit(run);
+  }
   error = std::string(status.message());
   return status.ok() ? nullptr : error.c_str();
 }
