@@ -6,18 +6,22 @@
 
 namespace quantloom::cuda {
 
-// Where QuantizeActivations writes; shapes and orders are Int8ActivationsView's.
-struct Int8Activations {
-  int8_t* codes;
-  float* scales;
-  float* totals;
-};
+// Bytes of device memory that activations of a form take.
+size_t ActivationBytes(ActivationForm form, uint32_t tokens, uint32_t cols);
 
-// x [tokens, cols] fp32, rows of `stride` elements, to int8: code = round(value / scale) with
-// scale = max|value| / 127 of the token's panel (0 where all are 0). A panel with an infinite or
-// NaN value has a NaN scale, so that its products are NaN. Null, or why the kernel could not be
-// launched.
-const char* QuantizeActivations(const float* x, uint32_t tokens, uint32_t cols, uint32_t stride,
-                                const Int8Activations& out, Stream stream);
+// Activations in `memory`, of that many bytes, aligned to 16.
+Activations ActivationsAt(ActivationForm form, uint32_t tokens, uint32_t cols, void* memory);
+
+// Converts x [tokens, cols] fp32, rows of `stride` elements. A panel of a token has the scale
+//
+//   kInt8  max|value| / 127: elements are the nearest integers, off by half a scale at most
+//   kHalf  the power of two that brings max|value| into [2^14, 2^15): elements are rounded to 11
+//          significant bits, or off by 2^-39 of the panel's largest where that is more (of 2^-100
+//          where that is the larger one)
+//
+// (elements of a panel of zeros are 0). A panel with an infinite or NaN value has a NaN scale, so
+// that its products are NaN. Null, or why the kernel could not be launched.
+const char* PrepareActivations(const float* x, uint32_t cols, uint32_t stride,
+                               const Activations& out, Stream stream);
 
 }  // namespace quantloom::cuda

@@ -1,58 +1,137 @@
 // What kernels read and write: plain pointers into device memory, with the shapes and orders of
 // what is there.
+//
+// A product's unit is a tile of 16 rows by a panel of 128 columns: the A operands of a warp's
+// matrix multiply-accumulates (mma.m16n8k32 for int8, m16n8k16 for fp16). Which column of a panel
+// is which k of an instruction is free as long as both operands agree; here lane 4 g + t owns
+// columns 32 t .. 32 t + 31 of rows g and g + 8 and of token g, in their order. So whatever codes
+// lie next to each other in a row are decoded by one lane.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <variant>
 
 #include "core/base/host_device.h"
 
 namespace quantloom::cuda {
 
-// Columns of a panel: what a lane loads at once, and what shares one activation scale.
+// Columns of a panel: what shares one activation scale.
 constexpr uint32_t kPanelColumns = 128;
+// Columns that a lane owns of a panel.
+constexpr uint32_t kLaneColumns = kPanelColumns / 4;
 // Columns whose outliers are coded on their own (core/codec/gap_code.h).
 constexpr uint32_t kSegmentColumns = 256;
 constexpr uint32_t kTileRows = 16;
-// Columns of one int8 matrix multiply-accumulate (m16n8k32).
-constexpr uint32_t kStepColumns = 32;
-constexpr uint32_t kPanelSteps = kPanelColumns / kStepColumns;
 constexpr uint32_t kTokenTile = 8;
 
 QL_HOST_DEVICE constexpr uint32_t DivideUp(uint32_t x, uint32_t y) { return (x + y - 1) / y; }
 
-// Words of the codes of a lane and panel (icquant_tiles.h).
+// --- Activations.
+
+enum class ActivationForm : uint8_t { kInt8, kHalf };
+
+QL_HOST_DEVICE constexpr uint32_t ActivationElementBytes(ActivationForm form) {
+  return form == ActivationForm::kInt8 ? 1 : 2;
+}
+// A part is the 16 bytes of a panel that a lane loads at once: 16 or 8 of its columns.
+QL_HOST_DEVICE constexpr uint32_t PartsOfPanel(ActivationForm form) {
+  return kLaneColumns * ActivationElementBytes(form) / 16;
+}
+
+// Activation rows as products read them, in int8 or fp16, with a scale for each panel of each
+// token: value = scale * element. Tokens are padded to a multiple of 8, columns to whole panels;
+// padding is zero.
+struct Activations {
+  ActivationForm form;
+  uint32_t tokens;
+  uint32_t panels;
+  // [token tiles, panels, parts, 32 lanes, 16 bytes]: a warp's load is contiguous. Column
+  // 32 t + 16 part + i (fp16: 32 t + 8 part + i) of token g of the tile is element i of lane
+  // 4 g + t.
+  uint32_t* fragments;
+  float* scales;  // [panels, tokens padded]
+  float* totals;  // [tokens padded]: sum over columns of scale * element; null for kHalf
+};
+
+// --- Matrices. Rows are padded to whole tiles, columns to whole panels, by zeros.
+
+// A matrix of fp16 elements; value = scale of the row * element.
+struct HalfMatrixView {
+  // [row tiles, panels, 8 steps, 32 lanes, 4]: of the lane's columns 4 step .. 4 step + 3, in pairs
+  // from the low half: the first two of row g, of row g + 8, the last two of row g, of row g + 8.
+  const uint32_t* fragments = nullptr;
+  const float* scales = nullptr;  // [rows padded]: powers of two
+  uint32_t rows = 0;
+  uint32_t panels = 0;
+
+  template <typename Function>
+  void ForEachArray(Function f) {
+    f(fragments);
+    f(scales);
+  }
+};
+
+// A matrix of int8 elements; value = scale of the row * element + offset of the row.
+struct ByteMatrixView {
+  // [row tiles, panels, 4 steps, 32 lanes, 4]: of the lane's columns 8 step .. 8 step + 7, from the
+  // low byte: the first four of row g, of row g + 8, the last four of row g, of row g + 8.
+  const uint32_t* fragments = nullptr;
+  const float* scales = nullptr;   // [rows padded]
+  const float* offsets = nullptr;  // [rows padded]
+  uint32_t rows = 0;
+  uint32_t panels = 0;
+
+  template <typename Function>
+  void ForEachArray(Function f) {
+    f(fragments);
+    f(scales);
+    f(offsets);
+  }
+};
+
+// Words of ICQuant's codes of a lane and panel (icquant_image.h).
 QL_HOST_DEVICE constexpr uint32_t PanelWords(int bits) { return 2 * static_cast<uint32_t>(bits); }
 // Words of a row's table of centroids, a byte each.
 QL_HOST_DEVICE constexpr uint32_t CentroidWords(int bits, bool outliers) {
   return DivideUp((outliers ? 2u : 1u) << bits, 4);
 }
 
-// Activation rows quantized to int8, with a scale for each panel of each token. Tokens are padded
-// to a multiple of 8, columns to whole panels; padding is zero.
-struct Int8ActivationsView {
-  // [tokens padded, panels, 4 t, 4 steps, 8]: column 32 step + 4 t + j of the panel is byte j of
-  // [t][step], column 32 step + 16 + 4 t + j byte 4 + j, as a lane of MultiplyInt8 reads them.
-  const int8_t* codes;
-  const float* scales;  // [panels, tokens padded]
-  const float* totals;  // [tokens padded]: sum over columns of scale * code
-  uint32_t tokens;
-  uint32_t panels;
+// A matrix of ICQuant's integer forms with 1 to 4 bits, laid out for the product
+// (icquant_image.h).
+struct IcquantView {
+  const uint32_t* codes = nullptr;
+  const uint32_t* symbols = nullptr;       // null without outliers
+  const uint32_t* first_symbol = nullptr;  // [row tiles, segments]; null without outliers
+  const uint8_t* counts = nullptr;  // [row tiles, segments, 16 rows]: symbols of each row; or null
+  const uint32_t* centroids = nullptr;  // [rows padded or 1, words of a row's table]
+  const float* scales = nullptr;        // [rows padded]
+  const float* offsets = nullptr;       // [rows padded]
+  uint32_t rows = 0;
+  uint32_t panels = 0;
+  uint32_t segments = 0;
+  uint32_t symbol_bits = 0;
+  uint32_t centroid_stride = 0;  // words from one row's table to the next; 0: one for all
+  uint32_t bits = 0;             // 1 to 4
+
+  template <typename Function>
+  void ForEachArray(Function f) {
+    f(codes);
+    f(symbols);
+    f(first_symbol);
+    f(counts);
+    f(centroids);
+    f(scales);
+    f(offsets);
+  }
 };
 
-// A matrix of ICQuant's integer forms with 1 to 4 bits, laid out for the product (icquant_tiles.h).
-struct IcquantView {
-  const uint32_t* codes;
-  const uint32_t* symbols;       // null without outliers
-  const uint32_t* first_symbol;  // [row tiles, segments]
-  const uint8_t* counts;         // [row tiles, segments, 16 rows]: symbols of each row
-  const uint32_t* centroids;     // [rows padded or 1, words of a row's table]
-  const float* scales;           // [rows padded]
-  const float* offsets;          // [rows padded]
-  uint32_t rows;
-  uint32_t panels;
-  uint32_t segments;
-  uint32_t symbol_bits;
-  uint32_t centroid_stride;  // words from one row's table to the next; 0: one for all
-};
+using MatrixView = std::variant<HalfMatrixView, ByteMatrixView, IcquantView>;
+
+// The activations that a product with the matrix reads.
+inline ActivationForm ActivationFormOf(const MatrixView& matrix) {
+  return std::holds_alternative<HalfMatrixView>(matrix) ? ActivationForm::kHalf
+                                                        : ActivationForm::kInt8;
+}
 
 }  // namespace quantloom::cuda

@@ -260,6 +260,24 @@ TEST(MatrixMultiply, Int8IsTheProductOfItsFragments) {
   }
 }
 
+// One column of ones against bytes that are negative when read as signed.
+TEST(MatrixMultiply, UnsignedBytesAreNotSigned) {
+  std::array<int, 32> sums{};
+  ASSERT_TRUE(Launch({1, 1, 1}, {32, 1, 1}, 0, 1, [&] {
+                const uint32_t fa[4] = {0xFF80FF80, 0x01010101, 0xFF80FF80, 0x01010101};
+                const uint32_t fb[2] = {0x01010101, 0xFFFFFFFF};
+                int fd[4] = {};
+                cuda::MultiplyUnsigned8(fd, fa, fb);
+                sums[threadIdx.x] = fd[0];
+                const uint32_t ones[2] = {0x01010101, 0x01010101};
+                int fe[4] = {};
+                cuda::MultiplyUnsigned8(fe, fa, ones);
+                if (fe[0] != 8 * (2 * 0xFF + 2 * 0x80)) Fail("row g");
+                if (fe[2] != 32) Fail("row g + 8");
+              }).ok());
+  EXPECT_THAT(sums, Each(0));
+}
+
 TEST(MatrixMultiply, HalfIsTheProductOfItsFragments) {
   std::mt19937 random(1);
   std::array<std::array<float, 16>, 16> a{};

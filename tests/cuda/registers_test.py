@@ -28,7 +28,8 @@ def toolkit(nvcc):
 
 def short(mangled):
     name = subprocess.run(["c++filt", mangled], check=True, capture_output=True, text=True).stdout
-    return re.sub(r"\(anonymous namespace\)::|quantloom::cuda::|^void |\(.*\)$", "", name.strip())
+    name = re.sub(r"\(anonymous namespace\)::|quantloom::cuda::|^void ", "", name.strip())
+    return re.sub(r"\([^()]*\)$", "", name)
 
 
 def kernels(nvcc, source):

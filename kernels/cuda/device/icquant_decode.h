@@ -1,4 +1,4 @@
-// Decoding of ICQuant tiles (icquant_tiles.h) in a warp: outlier symbols to a bitmap in shared
+// Decoding of ICQuant tiles (icquant_image.h) in a warp: outlier symbols to a bitmap in shared
 // memory, codes and outlier bits to int8 centroids by byte permutation.
 //
 // Cost, in integer operations per weight at n = 2 and 5 % outliers: symbols 0.5 (about 14 of a row
@@ -49,8 +49,8 @@ __device__ __forceinline__ void ExpandOutliers(const IcquantView& w, uint32_t ro
     next += symbol == 0 ? escape : symbol;
     if (symbol == 0) continue;
     const uint32_t column = next - 1;
-    const uint32_t code = (column & 3) + ((column >> 4 & 1) << 2);
-    words[(column >> 7) * 4 + (column >> 2 & 3)] |= 1u << (4 * code + (column >> 5 & 3));
+    // Panel and owner; code within the step, and step.
+    words[column / kLaneColumns] |= 1u << (4 * (column & 7) + (column >> 3 & 3));
   }
 }
 
@@ -97,7 +97,7 @@ struct PanelCodes {
   static constexpr int kWords = PanelWords(kBits);
   uint32_t words[kWords];
 
-  // `panel`: the panel's first word (icquant_tiles.h).
+  // `panel`: the panel's first word (icquant_image.h).
   __device__ __forceinline__ void Load(const uint32_t* panel, uint32_t lane) {
     if constexpr (kBits >= 2) Load4(panel, lane, 0);
     if constexpr (kBits == 4) Load4(panel + 32 * 4, lane, 4);
@@ -110,14 +110,13 @@ struct PanelCodes {
   }
 
   // The eight codes of row g or g + 8 in a step, one in each nibble.
-  template <int kStep, int kHalf>
-  __device__ __forceinline__ uint32_t Row() const {
-    if constexpr (kBits == 1) return HighBits<kStep, kHalf, 0>();
-    if constexpr (kBits == 2) return words[kStep] >> (2 * kHalf) & 0x33333333u;
+  __device__ __forceinline__ uint32_t Row(uint32_t step, uint32_t half) const {
+    if constexpr (kBits == 1) return HighBits(0, step, half);
+    if constexpr (kBits == 2) return words[step] >> (2 * half) & 0x33333333u;
     if constexpr (kBits == 3) {
-      return (words[kStep] >> (2 * kHalf) & 0x33333333u) | HighBits<kStep, kHalf, 4>() << 2;
+      return (words[step] >> (2 * half) & 0x33333333u) | HighBits(4, step, half) << 2;
     }
-    if constexpr (kBits == 4) return words[2 * kStep + kHalf];
+    if constexpr (kBits == 4) return words[2 * step + half];
   }
 
  private:
@@ -128,9 +127,8 @@ struct PanelCodes {
     words[first + 2] = four.z;
     words[first + 3] = four.w;
   }
-  template <int kStep, int kHalf, int kFirst>
-  __device__ __forceinline__ uint32_t HighBits() const {
-    return words[kFirst + kStep / 2] >> (2 * (kStep % 2) + kHalf) & 0x11111111u;
+  __device__ __forceinline__ uint32_t HighBits(uint32_t first, uint32_t step, uint32_t half) const {
+    return words[first + step / 2] >> (2 * (step % 2) + half) & 0x11111111u;
   }
 };
 

@@ -57,6 +57,28 @@ __device__ __forceinline__ void MultiplyInt8(int (&d)[4], const uint32_t (&a)[4]
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// The same with unsigned bytes in a.
+__device__ __forceinline__ void MultiplyUnsigned8(int (&d)[4], const uint32_t (&a)[4],
+                                                  const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// d += a b for fp16 fragments of a 16 x 16 and a 16 x 8 matrix (mma.m16n8k16): as above, with two
+// columns in a register where int8 has four. Sums are the tensor core's: fp32, in an order of its
+// own.
+__device__ __forceinline__ void MultiplyHalf(float (&d)[4], const uint32_t (&a)[4],
+                                             const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 // Launches a kernel on a stream. Null, or what is wrong.
 template <typename... Parameters, typename... Arguments>
 const char* LaunchKernel(dim3 grid, dim3 block, size_t shared_bytes, Stream stream,

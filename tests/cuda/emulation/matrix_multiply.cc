@@ -10,9 +10,9 @@ namespace {
 using cuda_emulation::kWarpLanes;
 using cuda_emulation::MeetWarp;
 
-template <typename Accumulator>
+template <typename Element>
 struct Fragments {
-  Accumulator* d;  // 4
+  Element* d;  // 4
   const uint32_t* a;
   const uint32_t* b;
 };
@@ -21,38 +21,39 @@ struct Fragments {
 uint32_t AccumulatorRow(uint32_t lane, uint32_t i) { return lane / 4 + (i < 2 ? 0 : 8); }
 uint32_t AccumulatorColumn(uint32_t lane, uint32_t i) { return lane % 4 * 2 + i % 2; }
 
-int8_t Int8At(const uint32_t* registers, uint32_t i) {
+int Int8At(const uint32_t* registers, uint32_t i) {
   return static_cast<int8_t>(registers[i / 4] >> (i % 4 * 8));
+}
+int Unsigned8At(const uint32_t* registers, uint32_t i) {
+  return static_cast<uint8_t>(registers[i / 4] >> (i % 4 * 8));
 }
 float HalfAt(const uint32_t* registers, uint32_t i) {
   return HalfToFloat(static_cast<uint16_t>(registers[i / 2] >> (i % 2 * 16)));
 }
 
 // Elements per register and the depth of the product follow from the element's width.
-template <typename Accumulator, typename Element, uint32_t kDepth,
-          Element At(const uint32_t*, uint32_t)>
+template <typename Element, uint32_t kDepth, Element AtA(const uint32_t*, uint32_t),
+          Element AtB(const uint32_t*, uint32_t)>
 void Multiply(void* const* arguments) {
   constexpr uint32_t kRun = kDepth / 8;  // consecutive elements of a lane, in depth
   std::array<std::array<Element, kDepth>, 16> a{};
   std::array<std::array<Element, 8>, kDepth> b{};
   for (uint32_t lane = 0; lane < kWarpLanes; ++lane) {
-    const auto& mine = *static_cast<const Fragments<Accumulator>*>(arguments[lane]);
+    const auto& mine = *static_cast<const Fragments<Element>*>(arguments[lane]);
     for (uint32_t i = 0; i < 4 * kRun; ++i) {
       const uint32_t row = lane / 4 + (i / kRun % 2 == 0 ? 0 : 8);
-      a[row][lane % 4 * kRun + i % kRun + (i < 2 * kRun ? 0 : kDepth / 2)] = At(mine.a, i);
+      a[row][lane % 4 * kRun + i % kRun + (i < 2 * kRun ? 0 : kDepth / 2)] = AtA(mine.a, i);
     }
     for (uint32_t i = 0; i < 2 * kRun; ++i) {
-      b[lane % 4 * kRun + i % kRun + (i < kRun ? 0 : kDepth / 2)][lane / 4] = At(mine.b, i);
+      b[lane % 4 * kRun + i % kRun + (i < kRun ? 0 : kDepth / 2)][lane / 4] = AtB(mine.b, i);
     }
   }
   for (uint32_t lane = 0; lane < kWarpLanes; ++lane) {
-    const auto& mine = *static_cast<const Fragments<Accumulator>*>(arguments[lane]);
+    const auto& mine = *static_cast<const Fragments<Element>*>(arguments[lane]);
     for (uint32_t i = 0; i < 4; ++i) {
       const uint32_t row = AccumulatorRow(lane, i);
       const uint32_t column = AccumulatorColumn(lane, i);
-      for (uint32_t k = 0; k < kDepth; ++k) {
-        mine.d[i] += static_cast<Accumulator>(a[row][k]) * static_cast<Accumulator>(b[k][column]);
-      }
+      for (uint32_t k = 0; k < kDepth; ++k) mine.d[i] += a[row][k] * b[k][column];
     }
   }
 }
@@ -62,13 +63,21 @@ void Multiply(void* const* arguments) {
 void MultiplyInt8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   Fragments<int> mine{d, a, b};
   MeetWarp(0xFFFFFFFFu, "mma.m16n8k32.s8", &mine,
-           [](uint32_t, void* const* arguments) { Multiply<int, int8_t, 32, Int8At>(arguments); });
+           [](uint32_t, void* const* arguments) { Multiply<int, 32, Int8At, Int8At>(arguments); });
+}
+
+void MultiplyUnsigned8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  Fragments<int> mine{d, a, b};
+  MeetWarp(0xFFFFFFFFu, "mma.m16n8k32.u8", &mine, [](uint32_t, void* const* arguments) {
+    Multiply<int, 32, Unsigned8At, Int8At>(arguments);
+  });
 }
 
 void MultiplyHalf(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   Fragments<float> mine{d, a, b};
-  MeetWarp(0xFFFFFFFFu, "mma.m16n8k16.f16", &mine,
-           [](uint32_t, void* const* arguments) { Multiply<float, float, 16, HalfAt>(arguments); });
+  MeetWarp(0xFFFFFFFFu, "mma.m16n8k16.f16", &mine, [](uint32_t, void* const* arguments) {
+    Multiply<float, 16, HalfAt, HalfAt>(arguments);
+  });
 }
 
 }  // namespace quantloom::cuda

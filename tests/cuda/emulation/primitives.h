@@ -260,6 +260,8 @@ inline void* DynamicShared() { return cuda_emulation::DynamicShared(); }
 
 // mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32: d += a b.
 void MultiplyInt8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+// mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32: d += a b.
+void MultiplyUnsigned8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 // mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32: d += a b.
 void MultiplyHalf(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 

@@ -1,0 +1,72 @@
+// Activations that the kernel prepared, read back by their documented places; and products with
+// them.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "core/base/float16.h"
+#include "gtest/gtest.h"
+#include "kernels/cuda/activations.h"
+#include "kernels/cuda/matrix_image.h"
+#include "kernels/cuda/product.h"
+#include "tests/cuda/emulation/primitives.h"
+
+namespace quantloom::cuda {
+
+class PreparedActivations {
+ public:
+  PreparedActivations(ActivationForm form, const std::vector<float>& x, uint32_t tokens,
+                      uint32_t cols)
+      // Full of what must not matter.
+      : memory_(ActivationBytes(form, tokens, cols), 0xFF),
+        view_(ActivationsAt(form, tokens, cols, memory_.data())),
+        padded_((tokens + 7) / 8 * 8) {
+    const char* const error = PrepareActivations(x.data(), cols, cols, view_, Stream());
+    EXPECT_EQ(error, nullptr) << error;
+  }
+
+  const Activations& view() const { return view_; }
+  uint32_t tokens() const { return view_.tokens; }
+
+  // The element that stands for x[token, column].
+  float Element(uint32_t token, uint32_t column) const {
+    const uint32_t bytes = view_.form == ActivationForm::kInt8 ? 1 : 2;
+    const uint32_t part_columns = 16 / bytes;
+    const uint32_t panel = column / 128;
+    const uint32_t owner = token % 8 * 4 + column % 128 / 32;
+    const uint32_t part = column % 32 / part_columns;
+    const size_t fragment =
+        ((size_t{token / 8} * view_.panels + panel) * (32 / part_columns) + part) * 32 + owner;
+    const uint8_t* const at = reinterpret_cast<const uint8_t*>(view_.fragments) + fragment * 16 +
+                              column % part_columns * bytes;
+    if (bytes == 1) return static_cast<int8_t>(*at);
+    uint16_t half;
+    std::memcpy(&half, at, sizeof(half));
+    return HalfToFloat(half);
+  }
+  float Scale(uint32_t token, uint32_t panel) const {
+    return view_.scales[size_t{panel} * padded_ + token];
+  }
+  float Total(uint32_t token) const { return view_.totals[token]; }
+
+ private:
+  std::vector<uint8_t> memory_;
+  Activations view_;
+  uint32_t padded_;
+};
+
+// y [tokens, rows], computed from a copy of the image's bytes at another place.
+inline std::vector<float> Product(const MatrixImage& image, const PreparedActivations& x) {
+  const std::vector<uint8_t> memory = image.bytes;
+  std::vector<float> y(x.tokens() * image.rows, std::numeric_limits<float>::quiet_NaN());
+  const char* const error = Multiply(image.ViewAt(memory.data()), x.view(), y.data(),
+                                     static_cast<uint32_t>(image.rows), Stream());
+  EXPECT_EQ(error, nullptr) << error;
+  return y;
+}
+
+}  // namespace quantloom::cuda
