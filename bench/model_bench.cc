@@ -70,8 +70,8 @@ class Batches {
       batch.Add(tokens, position_, table);
       last_rows.push_back(static_cast<uint32_t>(batch.size()) - 1);
     }
-    model_.Forward(batch, kv_->storage(), *workspace_);
-    if (want_logits) model_.Logits(last_rows, *workspace_);
+    if (!want_logits) last_rows.clear();
+    model_.Step(batch, last_rows, kv_->storage(), *workspace_).value();
     position_ += count;
   }
 

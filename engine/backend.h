@@ -5,14 +5,21 @@
 // depends on that row, the parameters and its sequence's cached positions alone, not on what else
 // is in the batch.
 //
-// Thread-safety: parameters (DeviceMatrix, DeviceVector) are immutable and shared. Operators may
-// run from several threads as long as no buffer or KV block is used by two of them.
+// Operators return nothing: a device runs them later, and may fail in the middle. The first failure
+// stays: from then on the backend's operators do nothing, and status() says why. Whoever reads
+// results asks it, once a step.
+//
+// Thread-safety: parameters (DeviceMatrix, DeviceVector) are immutable and shared. Of the CPU's
+// backend operators may run from several threads as long as no buffer, batch or KV block is used by
+// two of them; other backends are for one thread at a time.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "core/base/dtype.h"
@@ -48,6 +55,16 @@ class DeviceBuffer {
   virtual ~DeviceBuffer() = default;
   virtual size_t max_rows() const = 0;
   virtual size_t cols() const = 0;
+};
+
+// A ragged batch as operators read it, and rows selected of it.
+class DeviceBatch {
+ public:
+  virtual ~DeviceBatch() = default;
+  // Rows for operators to work on: those of the ragged batch, and on some devices padding that
+  // brings their number to one of few. Padding belongs to no sequence and means nothing.
+  virtual size_t rows() const = 0;
+  virtual size_t selected_rows() const = 0;
 };
 
 // Element type of cached keys and values.
@@ -88,20 +105,29 @@ struct AttentionParameters {
   const DeviceVector* k_norm = nullptr;
 };
 
+// What a matrix is for: products alone, or to have its rows looked up as well.
+enum class MatrixUse : uint8_t { kProducts, kRows };
+
 class Backend {
  public:
   virtual ~Backend() = default;
+
+  // OK, or what first went wrong: RESOURCE_EXHAUSTED where memory could not be had, INTERNAL where
+  // the device failed.
+  virtual absl::Status status() const = 0;
 
   // --- Memory -----------------------------------------------------------------------------------
 
   // From a codec's matrix; the bytes it views must outlive the result.
   virtual absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromPacked(
-      std::unique_ptr<PackedMatrix> matrix) = 0;
+      std::unique_ptr<PackedMatrix> matrix, MatrixUse use) = 0;
   // From dense values of type `dtype` (F32, F16, BF16); `bytes` are copied.
   virtual absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromDense(
       uint64_t rows, uint64_t cols, DType dtype, absl::Span<const uint8_t> bytes) = 0;
+  // Where memory for one of these cannot be had, status() says so.
   virtual std::unique_ptr<DeviceVector> Vector(absl::Span<const float> values) = 0;
   virtual std::unique_ptr<DeviceBuffer> Buffer(size_t max_rows, size_t cols) = 0;
+  virtual std::unique_ptr<DeviceBatch> Batch(size_t max_rows, size_t max_selected) = 0;
   // RESOURCE_EXHAUSTED when the memory cannot be had.
   virtual absl::StatusOr<std::unique_ptr<KvStorage>> AllocateKv(const KvShape& shape) = 0;
 
@@ -110,17 +136,31 @@ class Backend {
 
   // Copies `values` (whole rows, from row 0) into the buffer.
   virtual void Write(absl::Span<const float> values, DeviceBuffer& buffer) = 0;
-  // The first `rows` rows on the host, contiguous; valid until the buffer is next used.
+  // The first `rows` rows on the host, contiguous; valid until the buffer is next used. Waits for
+  // the operators that were called before. Empty when the backend has failed.
   virtual absl::Span<const float> Read(const DeviceBuffer& buffer, size_t rows) = 0;
+
+  // Makes `to` stand for `batch`, of at most its max_rows, no rows selected. `batch` and what it
+  // views must stay as they are while operators use `to`.
+  virtual void SetBatch(const RaggedBatch& batch, DeviceBatch& to) = 0;
+  // Selects rows of the batch, at most its max_selected, in this order.
+  virtual void Select(absl::Span<const uint32_t> rows, DeviceBatch& batch) = 0;
+
+  // Runs `operators`, which call operators of this backend on `batch` and read nothing. What they
+  // call may depend on batch.rows() and batch.selected_rows() alone: where both have been the same
+  // before, a device may repeat what it recorded then, with the batch as it is now.
+  virtual void RunStep(DeviceBatch& batch, absl::FunctionRef<void()> operators) = 0;
 
   // --- Operators; n = batch rows ----------------------------------------------------------------
 
   // out[t] = table[tokens[t]].  out [n, table.cols]. Precondition: table.decodes_rows().
-  virtual void Embed(const DeviceMatrix& table, absl::Span<const int32_t> tokens,
-                     DeviceBuffer& out) = 0;
-  // out[i] = RMSNorm(x[rows[i]]) * weight.
-  virtual void Norm(const DeviceBuffer& x, absl::Span<const uint32_t> rows,
-                    const DeviceVector& weight, float eps, DeviceBuffer& out) = 0;
+  virtual void Embed(const DeviceMatrix& table, const DeviceBatch& batch, DeviceBuffer& out) = 0;
+  // out[t] = RMSNorm(x[t]) * weight, t < n.
+  virtual void Norm(const DeviceBuffer& x, size_t n, const DeviceVector& weight, float eps,
+                    DeviceBuffer& out) = 0;
+  // out[i] = RMSNorm(x[the i-th selected row]) * weight.
+  virtual void NormSelected(const DeviceBuffer& x, const DeviceBatch& batch,
+                            const DeviceVector& weight, float eps, DeviceBuffer& out) = 0;
   // y = [W_0 x + b_0 | W_1 x + b_1 | ...], side by side. Biases may be null, the span empty.
   virtual void Linear(absl::Span<const DeviceMatrix* const> weights,
                       absl::Span<const DeviceVector* const> biases, size_t n, DeviceBuffer& x,
@@ -134,14 +174,13 @@ class Backend {
   // qkv [n, (heads + 2 kv_heads) head_dim]: normalizes q and k heads where the layer does, rotates
   // them by their position (angles [n, head_dim]: head_dim/2 cosines, then as many sines), stores
   // k and v in the batch's cache blocks.
-  virtual void RotateAndStore(const RaggedBatch& batch, const AttentionParameters& attention,
+  virtual void RotateAndStore(const DeviceBatch& batch, const AttentionParameters& attention,
                               uint32_t layer, const DeviceBuffer& angles, DeviceBuffer& qkv,
                               KvStorage& kv) = 0;
   // out[t] [heads head_dim]: causal softmax attention of qkv's queries over the cached positions
   // 0 .. position(t) of each row's sequence, the batch's own included.
-  virtual void Attend(const RaggedBatch& batch, const AttentionParameters& attention,
-                      uint32_t layer, const DeviceBuffer& qkv, const KvStorage& kv,
-                      DeviceBuffer& out) = 0;
+  virtual void Attend(DeviceBatch& batch, const AttentionParameters& attention, uint32_t layer,
+                      const DeviceBuffer& qkv, const KvStorage& kv, DeviceBuffer& out) = 0;
 };
 
 }  // namespace quantloom

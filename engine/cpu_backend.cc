@@ -72,6 +72,24 @@ class CpuBuffer final : public DeviceBuffer {
   std::deque<cpu::Activations> activations_;
 };
 
+class CpuBatch final : public DeviceBatch {
+ public:
+  size_t rows() const override { return batch_ == nullptr ? 0 : batch_->size(); }
+  size_t selected_rows() const override { return selected_.size(); }
+
+  void Set(const RaggedBatch& batch) {
+    batch_ = &batch;
+    selected_ = {};
+  }
+  void Select(absl::Span<const uint32_t> rows) { selected_ = rows; }
+  const RaggedBatch& ragged() const { return *batch_; }
+  absl::Span<const uint32_t> selected() const { return selected_; }
+
+ private:
+  const RaggedBatch* batch_ = nullptr;
+  absl::Span<const uint32_t> selected_;
+};
+
 class CpuKvStorage final : public KvStorage {
  public:
   CpuKvStorage(const KvShape& shape, std::unique_ptr<std::byte[]> bytes)
@@ -112,6 +130,8 @@ const float* Data(const DeviceVector& vector) {
 }
 CpuBuffer& Cpu(DeviceBuffer& buffer) { return static_cast<CpuBuffer&>(buffer); }
 const CpuBuffer& Cpu(const DeviceBuffer& buffer) { return static_cast<const CpuBuffer&>(buffer); }
+const CpuBatch& Cpu(const DeviceBatch& batch) { return static_cast<const CpuBatch&>(batch); }
+const RaggedBatch& Ragged(const DeviceBatch& batch) { return Cpu(batch).ragged(); }
 
 // A matrix's transforms of inputs and outputs, null for none.
 const HadamardTransform* InputTransform(const cpu::LinearOperator& op) {
@@ -151,8 +171,10 @@ class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(ThreadTeam& team) : team_(team) {}
 
+  absl::Status status() const override { return absl::OkStatus(); }
+
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromPacked(
-      std::unique_ptr<PackedMatrix> matrix) override {
+      std::unique_ptr<PackedMatrix> matrix, MatrixUse) override {
     return std::make_unique<CpuMatrix>(cpu::LinearOperator::FromPacked(std::move(matrix)));
   }
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromDense(
@@ -165,6 +187,9 @@ class CpuBackend final : public Backend {
   }
   std::unique_ptr<DeviceBuffer> Buffer(size_t max_rows, size_t cols) override {
     return std::make_unique<CpuBuffer>(max_rows, cols);
+  }
+  std::unique_ptr<DeviceBatch> Batch(size_t, size_t) override {
+    return std::make_unique<CpuBatch>();
   }
   absl::StatusOr<std::unique_ptr<KvStorage>> AllocateKv(const KvShape& shape) override;
 
@@ -179,10 +204,19 @@ class CpuBackend final : public Backend {
     return {Cpu(buffer).row(0), rows * buffer.cols()};
   }
 
-  void Embed(const DeviceMatrix& table, absl::Span<const int32_t> tokens,
-             DeviceBuffer& out) override;
-  void Norm(const DeviceBuffer& x, absl::Span<const uint32_t> rows, const DeviceVector& weight,
-            float eps, DeviceBuffer& out) override;
+  void SetBatch(const RaggedBatch& batch, DeviceBatch& to) override {
+    static_cast<CpuBatch&>(to).Set(batch);
+  }
+  void Select(absl::Span<const uint32_t> rows, DeviceBatch& batch) override {
+    static_cast<CpuBatch&>(batch).Select(rows);
+  }
+  void RunStep(DeviceBatch&, absl::FunctionRef<void()> operators) override { operators(); }
+
+  void Embed(const DeviceMatrix& table, const DeviceBatch& batch, DeviceBuffer& out) override;
+  void Norm(const DeviceBuffer& x, size_t n, const DeviceVector& weight, float eps,
+            DeviceBuffer& out) override;
+  void NormSelected(const DeviceBuffer& x, const DeviceBatch& batch, const DeviceVector& weight,
+                    float eps, DeviceBuffer& out) override;
   void Linear(absl::Span<const DeviceMatrix* const> weights,
               absl::Span<const DeviceVector* const> biases, size_t n, DeviceBuffer& x,
               DeviceBuffer& y) override;
@@ -190,10 +224,10 @@ class CpuBackend final : public Backend {
                  DeviceBuffer& residual) override;
   void GatedLinear(const DeviceMatrix& gate, const DeviceMatrix& up, size_t n, DeviceBuffer& x,
                    DeviceBuffer& scratch, DeviceBuffer& out) override;
-  void RotateAndStore(const RaggedBatch& batch, const AttentionParameters& attention,
+  void RotateAndStore(const DeviceBatch& batch, const AttentionParameters& attention,
                       uint32_t layer, const DeviceBuffer& angles, DeviceBuffer& qkv,
                       KvStorage& kv) override;
-  void Attend(const RaggedBatch& batch, const AttentionParameters& attention, uint32_t layer,
+  void Attend(DeviceBatch& batch, const AttentionParameters& attention, uint32_t layer,
               const DeviceBuffer& qkv, const KvStorage& kv, DeviceBuffer& out) override;
 
  private:
@@ -228,8 +262,8 @@ absl::StatusOr<std::unique_ptr<KvStorage>> CpuBackend::AllocateKv(const KvShape&
   return std::make_unique<CpuKvStorage>(shape, std::move(memory));
 }
 
-void CpuBackend::Embed(const DeviceMatrix& table, absl::Span<const int32_t> tokens,
-                       DeviceBuffer& out) {
+void CpuBackend::Embed(const DeviceMatrix& table, const DeviceBatch& batch, DeviceBuffer& out) {
+  const absl::Span<const int32_t> tokens = Ragged(batch).tokens();
   CpuBuffer& rows = Cpu(out);
   team_.ParallelFor(tokens.size(), kTokenGrain, [&](size_t begin, size_t end, int) {
     for (size_t t = begin; t < end; ++t)
@@ -237,8 +271,17 @@ void CpuBackend::Embed(const DeviceMatrix& table, absl::Span<const int32_t> toke
   });
 }
 
-void CpuBackend::Norm(const DeviceBuffer& x, absl::Span<const uint32_t> rows,
-                      const DeviceVector& weight, float eps, DeviceBuffer& out) {
+void CpuBackend::Norm(const DeviceBuffer& x, size_t n, const DeviceVector& weight, float eps,
+                      DeviceBuffer& out) {
+  team_.ParallelFor(n, kTokenGrain, [&](size_t begin, size_t end, int) {
+    for (size_t t = begin; t < end; ++t)
+      cpu::RmsNorm(Cpu(x).row(t), Data(weight), x.cols(), eps, Cpu(out).row(t));
+  });
+}
+
+void CpuBackend::NormSelected(const DeviceBuffer& x, const DeviceBatch& batch,
+                              const DeviceVector& weight, float eps, DeviceBuffer& out) {
+  const absl::Span<const uint32_t> rows = Cpu(batch).selected();
   team_.ParallelFor(rows.size(), kTokenGrain, [&](size_t begin, size_t end, int) {
     for (size_t i = begin; i < end; ++i)
       cpu::RmsNorm(Cpu(x).row(rows[i]), Data(weight), x.cols(), eps, Cpu(out).row(i));
@@ -357,9 +400,10 @@ void CpuBackend::GatedLinear(const DeviceMatrix& gate, const DeviceMatrix& up, s
   });
 }
 
-void CpuBackend::RotateAndStore(const RaggedBatch& batch, const AttentionParameters& attention,
-                                uint32_t layer, const DeviceBuffer& angles, DeviceBuffer& qkv,
-                                KvStorage& kv) {
+void CpuBackend::RotateAndStore(const DeviceBatch& device_batch,
+                                const AttentionParameters& attention, uint32_t layer,
+                                const DeviceBuffer& angles, DeviceBuffer& qkv, KvStorage& kv) {
+  const RaggedBatch& batch = Ragged(device_batch);
   const auto& cache = static_cast<const CpuKvStorage&>(kv);
   const size_t dim = attention.head_dim;
   const uint32_t block_tokens = kv.shape().block_tokens;
@@ -387,9 +431,10 @@ void CpuBackend::RotateAndStore(const RaggedBatch& batch, const AttentionParamet
   });
 }
 
-void CpuBackend::Attend(const RaggedBatch& batch, const AttentionParameters& attention,
+void CpuBackend::Attend(DeviceBatch& device_batch, const AttentionParameters& attention,
                         uint32_t layer, const DeviceBuffer& qkv, const KvStorage& kv,
                         DeviceBuffer& out) {
+  const RaggedBatch& batch = Ragged(device_batch);
   const auto& cache = static_cast<const CpuKvStorage&>(kv);
   const size_t dim = attention.head_dim;
   const size_t group = attention.heads / attention.kv_heads;  // query heads per kv head

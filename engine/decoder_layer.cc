@@ -1,6 +1,5 @@
 #include "engine/decoder_layer.h"
 
-#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -58,8 +57,10 @@ std::vector<std::vector<LinearWeight*>> DecoderLayer::InputGroups() {
   return {{&q, &k, &v}, {&o}, {&gate, &up}, {&down}};
 }
 
-LayerActivations::LayerActivations(Backend& backend, const ModelConfig& c, size_t n)
-    : angles(backend.Buffer(n, c.head_dim)),
+LayerActivations::LayerActivations(Backend& backend, const ModelConfig& c, size_t n,
+                                   size_t max_selected)
+    : batch(backend.Batch(n, max_selected)),
+      angles(backend.Buffer(n, c.head_dim)),
       hidden(backend.Buffer(n, c.hidden_size)),
       normed(backend.Buffer(n, c.hidden_size)),
       qkv(backend.Buffer(n, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim)),
@@ -67,32 +68,29 @@ LayerActivations::LayerActivations(Backend& backend, const ModelConfig& c, size_
       gate_up(backend.Buffer(n, 2 * c.intermediate_size)),
       gated(backend.Buffer(n, c.intermediate_size)),
       projected(backend.Buffer(n, c.hidden_size)),
-      all_rows(n),
-      host_angles(n * c.head_dim) {
-  std::iota(all_rows.begin(), all_rows.end(), 0);
-}
+      host_angles(n * c.head_dim) {}
 
 uint64_t LayerActivations::Bytes(const ModelConfig& c, size_t n) {
   const uint64_t floats = 2 * c.head_dim + 3 * c.hidden_size +
                           (2 * c.num_heads + 2 * c.num_kv_heads) * c.head_dim +
                           3 * c.intermediate_size;
-  return n * (floats * sizeof(float) + sizeof(uint32_t));
+  return n * floats * sizeof(float);
 }
 
 void DecoderStages::Begin(const RaggedBatch& batch, LayerActivations& x) const {
   const size_t n = batch.size();
+  backend_.SetBatch(batch, *x.batch);
   for (size_t t = 0; t < n; ++t)
     rotary_.Angles(batch.positions()[t], x.host_angles.data() + t * config_.head_dim);
   backend_.Write({x.host_angles.data(), n * config_.head_dim}, *x.angles);
 }
 
 void DecoderStages::EnterBranch(const DeviceVector& norm, size_t n, LayerActivations& x) const {
-  backend_.Norm(*x.hidden, absl::MakeConstSpan(x.all_rows).subspan(0, n), norm,
-                static_cast<float>(config_.rms_norm_eps), *x.normed);
+  backend_.Norm(*x.hidden, n, norm, static_cast<float>(config_.rms_norm_eps), *x.normed);
 }
 
-void DecoderStages::Attend(const DecoderLayer& layer, uint32_t kv_layer, const RaggedBatch& batch,
-                           KvStorage& kv, LayerActivations& x) const {
+void DecoderStages::Attend(const DecoderLayer& layer, uint32_t kv_layer, KvStorage& kv,
+                           LayerActivations& x) const {
   AttentionParameters attention;
   attention.heads = static_cast<uint32_t>(config_.num_heads);
   attention.kv_heads = static_cast<uint32_t>(config_.num_kv_heads);
@@ -101,10 +99,10 @@ void DecoderStages::Attend(const DecoderLayer& layer, uint32_t kv_layer, const R
   attention.q_norm = layer.q_norm.get();
   attention.k_norm = layer.k_norm.get();
   backend_.Linear({layer.q.matrix.get(), layer.k.matrix.get(), layer.v.matrix.get()},
-                  {layer.q_bias.get(), layer.k_bias.get(), layer.v_bias.get()}, batch.size(),
+                  {layer.q_bias.get(), layer.k_bias.get(), layer.v_bias.get()}, x.batch->rows(),
                   *x.normed, *x.qkv);
-  backend_.RotateAndStore(batch, attention, kv_layer, *x.angles, *x.qkv, kv);
-  backend_.Attend(batch, attention, kv_layer, *x.qkv, kv, *x.attended);
+  backend_.RotateAndStore(*x.batch, attention, kv_layer, *x.angles, *x.qkv, kv);
+  backend_.Attend(*x.batch, attention, kv_layer, *x.qkv, kv, *x.attended);
 }
 
 void DecoderStages::AddAttended(const DecoderLayer& layer, size_t n, LayerActivations& x) const {

@@ -3,7 +3,7 @@
 // after the other; layer-by-layer quantization stops between them.
 //
 //   stage        reads            leaves
-//   Begin        batch            angles
+//   Begin        ragged batch     batch, angles
 //   EnterBranch  hidden           normed     input of q, k, v (or of gate, up)
 //   Attend       normed           attended   input of o
 //   AddAttended  attended         hidden
@@ -32,6 +32,11 @@ class WeightSource {
   virtual ~WeightSource() = default;
   virtual absl::StatusOr<std::unique_ptr<DeviceMatrix>> Matrix(const std::string& name,
                                                                uint64_t rows, uint64_t cols) = 0;
+  // A matrix whose rows will be looked up.
+  virtual absl::StatusOr<std::unique_ptr<DeviceMatrix>> Table(const std::string& name,
+                                                              uint64_t rows, uint64_t cols) {
+    return Matrix(name, rows, cols);
+  }
   virtual absl::StatusOr<std::unique_ptr<DeviceVector>> Vector(const std::string& name,
                                                                uint64_t size) = 0;
 };
@@ -63,12 +68,15 @@ struct DecoderLayer {
   std::vector<std::vector<LinearWeight*>> InputGroups();
 };
 
-// Activations of one batch of up to `max_rows` rows while it passes through decoder layers.
+// Activations of one batch of up to `max_rows` rows while it passes through decoder layers; up to
+// `max_selected` of its rows may be selected.
 struct LayerActivations {
-  LayerActivations(Backend& backend, const ModelConfig& config, size_t max_rows);
+  LayerActivations(Backend& backend, const ModelConfig& config, size_t max_rows,
+                   size_t max_selected = 0);
   // Bytes of the buffers below.
   static uint64_t Bytes(const ModelConfig& config, size_t max_rows);
 
+  std::unique_ptr<DeviceBatch> batch;
   std::unique_ptr<DeviceBuffer> angles;     // [n, d] cosines and sines of the rows' positions
   std::unique_ptr<DeviceBuffer> hidden;     // [n, h] residual stream
   std::unique_ptr<DeviceBuffer> normed;     // [n, h] input of a residual branch
@@ -77,7 +85,6 @@ struct LayerActivations {
   std::unique_ptr<DeviceBuffer> gate_up;    // [n, 2 i]
   std::unique_ptr<DeviceBuffer> gated;      // [n, i]
   std::unique_ptr<DeviceBuffer> projected;  // [n, h] output of a residual branch
-  std::vector<uint32_t> all_rows;           // 0 .. n-1
   std::vector<float> host_angles;           // [n, d]
 };
 
@@ -92,7 +99,7 @@ class DecoderStages {
   void Begin(const RaggedBatch& batch, LayerActivations& x) const;
   void EnterBranch(const DeviceVector& norm, size_t n, LayerActivations& x) const;
   // `kv_layer`: the layer's index in `kv`, where the rows' keys and values are stored.
-  void Attend(const DecoderLayer& layer, uint32_t kv_layer, const RaggedBatch& batch, KvStorage& kv,
+  void Attend(const DecoderLayer& layer, uint32_t kv_layer, KvStorage& kv,
               LayerActivations& x) const;
   void AddAttended(const DecoderLayer& layer, size_t n, LayerActivations& x) const;
   void Gate(const DecoderLayer& layer, size_t n, LayerActivations& x) const;

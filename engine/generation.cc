@@ -44,13 +44,14 @@ Scheduler::Limits ToSchedulerLimits(const GenerationEngine::Limits& limits) {
 class Engine final : public GenerationEngine {
  public:
   Engine(std::shared_ptr<const LoadedModel> model, std::unique_ptr<KvCache> kv,
-         const Limits& limits, const Scheduler::Limits& scheduler_limits)
+         Model::WorkspacePtr workspace, const Limits& limits,
+         const Scheduler::Limits& scheduler_limits, FailureCallback on_failure)
       : model_(std::move(model)),
         limits_(limits),
         kv_(std::move(kv)),
         scheduler_(scheduler_limits, kv_->blocks()),
-        workspace_(model_->model().CreateWorkspace(StepRows(scheduler_limits),
-                                                   LogitRows(scheduler_limits))),
+        workspace_(std::move(workspace)),
+        on_failure_(std::move(on_failure)),
         mailbox_(std::make_shared<Mailbox>()) {
     stats_.kv_blocks_total = kv_->blocks().total();
     thread_ = std::thread([this] { Run(); });
@@ -91,6 +92,9 @@ class Engine final : public GenerationEngine {
   void WaitForMail();
   void EndUnwanted();
   void RunStep(const Scheduler::Step& step);
+  // The device has failed: ends every request, and admits no others.
+  void Fail(const absl::Status& failure);
+  void EndAll(const absl::Status& status);
   // Gives every request of the step its rows of `logits`, those that logits were wanted of.
   void HandOut(const std::vector<Scheduler::Slice>& step, absl::Span<const float> logits);
   void CountStep(const EngineStats& counts);
@@ -106,7 +110,8 @@ class Engine final : public GenerationEngine {
   Scheduler scheduler_;
   Model::WorkspacePtr workspace_;
   std::vector<std::shared_ptr<ActiveRequest>> requests_;
-  bool ending_ = false;  // every request ends UNAVAILABLE
+  bool ending_ = false;         // every request ends UNAVAILABLE
+  FailureCallback on_failure_;  // until it has been called
 
   std::shared_ptr<Mailbox> mailbox_;
   // Guarded by mailbox_->mutex.
@@ -115,7 +120,8 @@ class Engine final : public GenerationEngine {
   bool draining_ = false;
   bool end_requests_ = false;
   bool exit_ = false;
-  uint32_t admitted_ = 0;                                      // requests that run or wait
+  absl::Status failure_;   // UNAVAILABLE once the device has failed
+  uint32_t admitted_ = 0;  // requests that run or wait
   std::unordered_map<std::string, uint32_t> client_requests_;  // of those, by client
   uint32_t live_ = 0;  // those and the ones whose last event is being delivered
   EngineStats stats_;
@@ -130,6 +136,7 @@ absl::Status Engine::Enqueue(std::shared_ptr<ActiveRequest> request) {
   {
     std::lock_guard<std::mutex> lock(mailbox_->mutex);
     if (draining_) return absl::UnavailableError("the engine is shutting down");
+    QL_RETURN_IF_ERROR(failure_);
     if (admitted_ >= uint64_t{limits_.max_running} + limits_.max_waiting) {
       return absl::ResourceExhaustedError(
           absl::StrCat("the queue is full: ", admitted_, " requests running or waiting"));
@@ -344,16 +351,38 @@ void Engine::RunStep(const Scheduler::Step& step) {
     counts.prefix_hit_tokens += prompt.cached;
     if (!slice.sequence->scoring) counts.generated_tokens += slice.count - first_wanted;
   }
-  model.Forward(batch, kv_->storage(), *workspace_);
-  absl::Span<const float> logits;
-  if (!logit_rows.empty()) logits = model.Logits(logit_rows, *workspace_);
+  const absl::StatusOr<absl::Span<const float>> logits =
+      model.Step(batch, logit_rows, kv_->storage(), *workspace_);
+  if (!logits.ok()) return Fail(logits.status());
   scheduler_.Finished(step);
 
   counts.last_batch_tokens = static_cast<uint32_t>(batch.size());
   counts.weight_bytes_read =
       model.layer_weight_bytes() + (logit_rows.empty() ? 0 : model.head_weight_bytes());
   CountStep(counts);  // before the events, so that who has seen a token finds it counted
-  HandOut(step.slices, logits);
+  HandOut(step.slices, *logits);
+}
+
+void Engine::Fail(const absl::Status& failure) {
+  // Whatever it was to the device: to requests, another server is what helps.
+  const absl::Status status =
+      absl::UnavailableError(absl::StrCat("the device failed: ", failure.message()));
+  {
+    std::lock_guard<std::mutex> lock(mailbox_->mutex);
+    failure_ = status;
+  }
+  // Before callers learn of it: who then asks for the model's health finds it so.
+  if (on_failure_) std::exchange(on_failure_, {})(failure);
+  EndAll(status);
+}
+
+void Engine::EndAll(const absl::Status& status) {
+  const std::vector<std::shared_ptr<ActiveRequest>> requests = requests_;  // Retire removes
+  for (const auto& request : requests) {
+    GenerationEvent event;
+    event.status = status;
+    Retire(*request, std::move(event));
+  }
 }
 
 void Engine::HandOut(const std::vector<Scheduler::Slice>& step, absl::Span<const float> logits) {
@@ -441,13 +470,17 @@ GenerationEngine::Memory GenerationEngine::MemoryFor(const ModelConfig& config,
 }
 
 absl::StatusOr<std::unique_ptr<GenerationEngine>> GenerationEngine::Create(
-    std::shared_ptr<const LoadedModel> model, const Limits& limits) {
+    std::shared_ptr<const LoadedModel> model, const Limits& limits, FailureCallback on_failure) {
   QL_RETURN_IF_ERROR(CheckLimits(limits));
   QL_ASSIGN_OR_RETURN(auto kv, KvCache::Create(model->model().backend(), model->config(),
                                                KvTokens(model->config(), limits),
                                                limits.kv_block_tokens, limits.kv_element));
-  return std::make_unique<Engine>(std::move(model), std::move(kv), limits,
-                                  ToSchedulerLimits(limits));
+  const Scheduler::Limits scheduler = ToSchedulerLimits(limits);
+  Model::WorkspacePtr workspace =
+      model->model().CreateWorkspace(StepRows(scheduler), LogitRows(scheduler));
+  QL_RETURN_IF_ERROR(model->model().backend().status());
+  return std::make_unique<Engine>(std::move(model), std::move(kv), std::move(workspace), limits,
+                                  scheduler, std::move(on_failure));
 }
 
 }  // namespace quantloom

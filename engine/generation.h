@@ -74,7 +74,8 @@ struct GenerationEvent {
   std::vector<TokenLogprob> top;  // `logprobs` alternatives
   FinishReason finish = FinishReason::kNone;
   std::string stop_sequence;  // which, for kStopSequence
-  absl::Status status;        // CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE (shutting down), INTERNAL
+  // CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE (shutting down, or the device failed), INTERNAL
+  absl::Status status;
   // On the last event:
   uint32_t prompt_tokens = 0;
   uint32_t cached_tokens = 0;  // of the prompt's, those that the prefix cache spared
@@ -156,19 +157,26 @@ class GenerationEngine {
   };
   static Memory MemoryFor(const ModelConfig& config, const Limits& limits);
 
-  // INVALID_ARGUMENT naming a limit that makes no sense; RESOURCE_EXHAUSTED when the KV cache
-  // cannot be allocated.
+  // Told, on the engine's thread, why the device failed.
+  using FailureCallback = std::function<void(const absl::Status&)>;
+
+  // INVALID_ARGUMENT naming a limit that makes no sense; RESOURCE_EXHAUSTED when the KV cache or a
+  // step's activations cannot be allocated.
+  //
+  // When the device fails, every request ends with UNAVAILABLE and the device's message,
+  // `on_failure` is called once, and from then on Submit and Score answer UNAVAILABLE.
   static absl::StatusOr<std::unique_ptr<GenerationEngine>> Create(
-      std::shared_ptr<const LoadedModel> model, const Limits& limits);
+      std::shared_ptr<const LoadedModel> model, const Limits& limits,
+      FailureCallback on_failure = {});
   // Ends every request with UNAVAILABLE, then joins the engine's thread.
   virtual ~GenerationEngine() = default;
 
   // INVALID_ARGUMENT whose message begins with the field and ": ", e.g. "prompt: 9000 tokens, ..."
   // (prompt empty, longer than the context, more than the KV cache can ever hold, token ids out of
   // range, sampling); RESOURCE_EXHAUSTED when the queue is full or the client has too many
-  // requests; UNAVAILABLE when draining. When it succeeds the callback gets every event exactly
-  // once up to the last one (perhaps before Submit has returned), also after the stream object is
-  // gone; when it fails, none.
+  // requests; UNAVAILABLE when draining or when the device has failed. When it succeeds the
+  // callback gets every event exactly once up to the last one (perhaps before Submit has returned),
+  // also after the stream object is gone; when it fails, none.
   virtual absl::StatusOr<std::shared_ptr<GenerationStream>> Submit(GenerationRequest request,
                                                                    EventCallback callback) = 0;
   struct ScoredToken {

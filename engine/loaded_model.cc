@@ -57,10 +57,11 @@ class PackedWeights final : public WeightSource {
 
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> Matrix(const std::string& name, uint64_t rows,
                                                        uint64_t cols) override {
-    auto matrix = Open(name, rows, cols);
-    if (!matrix.ok()) return Annotate(matrix.status(), absl::StrCat("tensor '", name, "'"));
-    packed_.ReleasePages(name);
-    return matrix;
+    return Load(name, rows, cols, MatrixUse::kProducts);
+  }
+  absl::StatusOr<std::unique_ptr<DeviceMatrix>> Table(const std::string& name, uint64_t rows,
+                                                      uint64_t cols) override {
+    return Load(name, rows, cols, MatrixUse::kRows);
   }
 
   absl::StatusOr<std::unique_ptr<DeviceVector>> Vector(const std::string& name,
@@ -73,8 +74,15 @@ class PackedWeights final : public WeightSource {
   }
 
  private:
+  absl::StatusOr<std::unique_ptr<DeviceMatrix>> Load(const std::string& name, uint64_t rows,
+                                                     uint64_t cols, MatrixUse use) {
+    auto matrix = Open(name, rows, cols, use);
+    if (!matrix.ok()) return Annotate(matrix.status(), absl::StrCat("tensor '", name, "'"));
+    packed_.ReleasePages(name);
+    return matrix;
+  }
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> Open(const std::string& name, uint64_t rows,
-                                                     uint64_t cols) {
+                                                     uint64_t cols, MatrixUse use) {
     const PackedTensorInfo* info = packed_.FindTensor(name);
     if (info == nullptr) return absl::InvalidArgumentError("missing");
     QL_RETURN_IF_ERROR(CheckShape(name, info->shape, {rows, cols}));
@@ -83,7 +91,7 @@ class PackedWeights final : public WeightSource {
       return backend_.MatrixFromDense(rows, cols, plane.dtype, plane.bytes);
     }
     QL_ASSIGN_OR_RETURN(auto matrix, packed_.OpenMatrix(name));
-    return backend_.MatrixFromPacked(std::move(matrix));
+    return backend_.MatrixFromPacked(std::move(matrix), use);
   }
 
   const PackedModel& packed_;

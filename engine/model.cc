@@ -9,7 +9,7 @@ namespace quantloom {
 class Model::Workspace {
  public:
   Workspace(Backend& backend, const ModelConfig& config, size_t rows, size_t logit_rows)
-      : layers(backend, config, rows),
+      : layers(backend, config, rows, logit_rows),
         head_input(backend.Buffer(logit_rows, config.hidden_size)),
         logits(backend.Buffer(logit_rows, config.vocab_size)) {}
 
@@ -33,8 +33,8 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config,
                                                      WeightSource& weights, Backend& backend) {
   QL_RETURN_IF_ERROR(config.Validate());
   std::unique_ptr<Model> model(new Model(config, backend));
-  QL_ASSIGN_OR_RETURN(model->embedding_, weights.Matrix("model.embed_tokens.weight",
-                                                        config.vocab_size, config.hidden_size));
+  QL_ASSIGN_OR_RETURN(model->embedding_, weights.Table("model.embed_tokens.weight",
+                                                       config.vocab_size, config.hidden_size));
   if (!model->embedding_->decodes_rows()) {
     return absl::UnimplementedError(
         "tensor 'model.embed_tokens.weight': its rows cannot be looked up, because incoherence "
@@ -59,14 +59,13 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config,
   return model;
 }
 
-void Model::Forward(const RaggedBatch& batch, KvStorage& kv, Workspace& workspace) const {
-  const size_t n = batch.size();
+void Model::RunLayers(KvStorage& kv, Workspace& workspace) const {
   LayerActivations& x = workspace.layers;
-  stages_.Begin(batch, x);
-  backend().Embed(*embedding_, batch.tokens(), *x.hidden);
+  const size_t n = x.batch->rows();
+  backend().Embed(*embedding_, *x.batch, *x.hidden);
   for (uint32_t i = 0; i < layers_.size(); ++i) {
     stages_.EnterBranch(*layers_[i].attention_norm, n, x);
-    stages_.Attend(layers_[i], i, batch, kv, x);
+    stages_.Attend(layers_[i], i, kv, x);
     stages_.AddAttended(layers_[i], n, x);
     stages_.EnterBranch(*layers_[i].mlp_norm, n, x);
     stages_.Gate(layers_[i], n, x);
@@ -74,11 +73,41 @@ void Model::Forward(const RaggedBatch& batch, KvStorage& kv, Workspace& workspac
   }
 }
 
-absl::Span<const float> Model::Logits(absl::Span<const uint32_t> rows, Workspace& w) const {
-  backend().Norm(*w.layers.hidden, rows, *final_norm_, static_cast<float>(config().rms_norm_eps),
-                 *w.head_input);
-  backend().Linear({&head()}, {}, rows.size(), *w.head_input, *w.logits);
-  return backend().Read(*w.logits, rows.size());
+void Model::RunHead(Workspace& w) const {
+  const size_t rows = w.layers.batch->selected_rows();
+  if (rows == 0) return;
+  backend().NormSelected(*w.layers.hidden, *w.layers.batch, *final_norm_,
+                         static_cast<float>(config().rms_norm_eps), *w.head_input);
+  backend().Linear({&head()}, {}, rows, *w.head_input, *w.logits);
+}
+
+absl::StatusOr<absl::Span<const float>> Model::Step(const RaggedBatch& batch,
+                                                    absl::Span<const uint32_t> logit_rows,
+                                                    KvStorage& kv, Workspace& workspace) const {
+  stages_.Begin(batch, workspace.layers);
+  backend().Select(logit_rows, *workspace.layers.batch);
+  backend().RunStep(*workspace.layers.batch, [&] {
+    RunLayers(kv, workspace);
+    RunHead(workspace);
+  });
+  absl::Span<const float> logits;
+  if (!logit_rows.empty()) logits = backend().Read(*workspace.logits, logit_rows.size());
+  QL_RETURN_IF_ERROR(backend().status());
+  return logits;
+}
+
+void Model::Forward(const RaggedBatch& batch, KvStorage& kv, Workspace& workspace) const {
+  stages_.Begin(batch, workspace.layers);
+  RunLayers(kv, workspace);
+}
+
+absl::StatusOr<absl::Span<const float>> Model::Logits(absl::Span<const uint32_t> rows,
+                                                      Workspace& w) const {
+  backend().Select(rows, *w.layers.batch);
+  RunHead(w);
+  const absl::Span<const float> logits = backend().Read(*w.logits, rows.size());
+  QL_RETURN_IF_ERROR(backend().status());
+  return logits;
 }
 
 }  // namespace quantloom

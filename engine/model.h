@@ -4,8 +4,8 @@
 //
 //   QL_ASSIGN_OR_RETURN(auto model, Model::Create(config, weights, backend));
 //   auto workspace = model->CreateWorkspace(/*max_rows=*/512, /*max_logit_rows=*/16);
-//   model->Forward(batch, kv.storage(), *workspace);
-//   absl::Span<const float> logits = model->Logits({last_row}, *workspace);
+//   QL_ASSIGN_OR_RETURN(absl::Span<const float> logits,
+//                       model->Step(batch, {last_row}, kv.storage(), *workspace));
 //
 // Thread-safety: immutable; Forward may run from several threads, each with a workspace and KV
 // cache of its own.
@@ -46,11 +46,17 @@ class Model {
   static uint64_t WorkspaceBytes(const ModelConfig& config, size_t max_rows, size_t max_logit_rows);
 
   // Runs the decoder layers over the batch (1 .. max_rows rows): stores the rows' keys and values
-  // in `kv` and leaves their final hidden states in the workspace.
+  // in `kv` and leaves their final hidden states in the workspace. Returns the logits of
+  // `logit_rows` of the batch (at most max_logit_rows), [rows, vocab], valid until the workspace is
+  // next used. A workspace serves one `kv`. Errors: the backend's status, which stays.
+  absl::StatusOr<absl::Span<const float>> Step(const RaggedBatch& batch,
+                                               absl::Span<const uint32_t> logit_rows, KvStorage& kv,
+                                               Workspace& workspace) const;
+  // The same in two: the layers, then, as often as wanted, logits of some rows of the last
+  // Forward's batch, which must still be there.
   void Forward(const RaggedBatch& batch, KvStorage& kv, Workspace& workspace) const;
-  // Logits of the given rows of the last Forward's batch (at most max_logit_rows), [rows, vocab];
-  // valid until the workspace is next used.
-  absl::Span<const float> Logits(absl::Span<const uint32_t> rows, Workspace& workspace) const;
+  absl::StatusOr<absl::Span<const float>> Logits(absl::Span<const uint32_t> rows,
+                                                 Workspace& workspace) const;
 
   // Bytes of weights read by a step with one row: the decoder's linear layers, and the head.
   uint64_t layer_weight_bytes() const { return layer_weight_bytes_; }
@@ -59,6 +65,9 @@ class Model {
  private:
   Model(const ModelConfig& config, Backend& backend) : stages_(config, backend) {}
   const DeviceMatrix& head() const { return head_ ? *head_ : *embedding_; }
+  // The operators of both, on the workspace's batch.
+  void RunLayers(KvStorage& kv, Workspace& workspace) const;
+  void RunHead(Workspace& workspace) const;
 
   DecoderStages stages_;
   std::unique_ptr<DeviceMatrix> embedding_;  // [vocab, h]

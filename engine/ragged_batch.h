@@ -35,6 +35,7 @@ class RaggedBatch {
   size_t size() const { return tokens_.size(); }  // rows of the batch
   absl::Span<const int32_t> tokens() const { return tokens_; }
   absl::Span<const uint32_t> positions() const { return positions_; }
+  uint32_t sequence(size_t row) const { return sequences_[row]; }  // by order of Add
   absl::Span<const int32_t> block_table(size_t row) const { return block_tables_[sequences_[row]]; }
 
  private:

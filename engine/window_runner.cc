@@ -43,20 +43,21 @@ absl::Status WindowRunner::Forward(absl::Span<const int32_t> tokens) {
     if (token < 0 || static_cast<uint64_t>(token) >= model_.config().vocab_size)
       return absl::InvalidArgumentError(absl::StrCat("token ", token, " is not in the vocabulary"));
   }
-  RaggedBatch batch;
-  batch.Add(tokens, 0, blocks_);
-  model_.Forward(batch, kv_->storage(), *workspace_);
-  return absl::OkStatus();
+  batch_.Clear();
+  batch_.Add(tokens, 0, blocks_);
+  model_.Forward(batch_, kv_->storage(), *workspace_);
+  return model_.backend().status();
 }
 
-void WindowRunner::VisitLogits(size_t begin, size_t end, LogitsVisitor visit) {
+absl::Status WindowRunner::VisitLogits(size_t begin, size_t end, LogitsVisitor visit) {
   const size_t vocab = model_.config().vocab_size;
   for (size_t first = begin; first < end; first += kLogitRows) {
     std::vector<uint32_t> rows(std::min(kLogitRows, end - first));
     std::iota(rows.begin(), rows.end(), static_cast<uint32_t>(first));
-    const absl::Span<const float> logits = model_.Logits(rows, *workspace_);
+    QL_ASSIGN_OR_RETURN(const absl::Span<const float> logits, model_.Logits(rows, *workspace_));
     for (size_t i = 0; i < rows.size(); ++i) visit(first + i, logits.subspan(i * vocab, vocab));
   }
+  return absl::OkStatus();
 }
 
 }  // namespace quantloom

@@ -30,7 +30,8 @@ class WindowRunner {
   // too long, or a token outside the vocabulary.
   absl::Status Forward(absl::Span<const int32_t> tokens);
   // Logits of positions [begin, end) of the last window, in pieces so that memory stays small.
-  void VisitLogits(size_t begin, size_t end, LogitsVisitor visit);
+  // Errors: the backend's status.
+  absl::Status VisitLogits(size_t begin, size_t end, LogitsVisitor visit);
 
  private:
   WindowRunner(const Model& model, std::unique_ptr<KvCache> kv, size_t window_tokens);
@@ -38,6 +39,7 @@ class WindowRunner {
   const Model& model_;
   std::unique_ptr<KvCache> kv_;
   BlockTable blocks_;
+  RaggedBatch batch_;  // the last window
   size_t window_tokens_;
   Model::WorkspacePtr workspace_;
 };

@@ -101,9 +101,9 @@ absl::StatusOr<CalibrationText> SampleCalibrationText(
       text.windows[i].insert(text.windows[i].end(), running[i].next.begin(), running[i].next.end());
       last_rows[i] = static_cast<uint32_t>(batch.size()) - 1;
     }
-    model.model().Forward(batch, kv->storage(), *workspace);
+    QL_ASSIGN_OR_RETURN(const absl::Span<const float> logits,
+                        model.model().Step(batch, last_rows, kv->storage(), *workspace));
     position += step;
-    const absl::Span<const float> logits = model.model().Logits(last_rows, *workspace);
     const size_t vocabulary = model.config().vocab_size;
     for (uint32_t i = 0; i < sequences; ++i) {
       running[i].next = {running[i].sampler->Sample(logits.subspan(i * vocabulary, vocabulary))};

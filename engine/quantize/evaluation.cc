@@ -109,12 +109,13 @@ absl::StatusOr<WindowMetrics> ModelComparison::Compare(absl::Span<const int32_t>
   for (size_t first = window_tokens_ / 2 - 1; first < end; first += kLogitRows) {
     const size_t count = std::min(kLogitRows, end - first);
     const auto read = [&](WindowRunner& runner, std::vector<float>& logits) {
-      runner.VisitLogits(first, first + count, [&](size_t position, absl::Span<const float> row) {
-        std::copy(row.begin(), row.end(), logits.data() + (position - first) * vocabulary_);
-      });
+      return runner.VisitLogits(
+          first, first + count, [&](size_t position, absl::Span<const float> row) {
+            std::copy(row.begin(), row.end(), logits.data() + (position - first) * vocabulary_);
+          });
     };
-    read(*source_, source_logits_);
-    read(*packed_, packed_logits_);
+    QL_RETURN_IF_ERROR(read(*source_, source_logits_));
+    QL_RETURN_IF_ERROR(read(*packed_, packed_logits_));
     team_.ParallelFor(count, 1, [&](size_t begin, size_t stop, int) {
       for (size_t i = begin; i < stop; ++i) {
         positions[i] = ComparePosition({source_logits_.data() + i * vocabulary_, vocabulary_},

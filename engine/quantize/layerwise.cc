@@ -126,9 +126,10 @@ class LayerwisePass {
                    std::max(config_.num_heads * config_.head_dim, config_.intermediate_size));
     QL_ASSIGN_OR_RETURN(
         const auto embedding,
-        weights_.Matrix("model.embed_tokens.weight", config_.vocab_size, config_.hidden_size));
+        weights_.Table("model.embed_tokens.weight", config_.vocab_size, config_.hidden_size));
     return ForEachBatch([&](const RaggedBatch& rows, LayerActivations& x) {
-      backend_.Embed(*embedding, rows.tokens(), *x.hidden);
+      stages_.Begin(rows, x);
+      backend_.Embed(*embedding, *x.batch, *x.hidden);
     });
   }
 
@@ -159,7 +160,7 @@ class LayerwisePass {
         [&](const RaggedBatch& rows, LayerActivations& x) {
           stages_.Begin(rows, x);
           stages_.EnterBranch(*layer.attention_norm, rows.size(), x);
-          stages_.Attend(layer, 0, rows, kv_->storage(), x);
+          stages_.Attend(layer, 0, kv_->storage(), x);
         },
         *x_->attended, &layer.o));
     QL_RETURN_IF_ERROR(ForEachBatch([&](const RaggedBatch& rows, LayerActivations& x) {

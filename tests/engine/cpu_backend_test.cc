@@ -37,7 +37,7 @@ class TeamBackend {
   Backend& operator*() { return *backend_; }
 
   std::unique_ptr<DeviceMatrix> Matrix(std::unique_ptr<PackedMatrix> matrix) {
-    return backend_->MatrixFromPacked(std::move(matrix)).value();
+    return backend_->MatrixFromPacked(std::move(matrix), MatrixUse::kRows).value();
   }
   std::unique_ptr<DeviceBuffer> Rows(const std::vector<float>& values, size_t cols) {
     auto buffer = backend_->Buffer(values.size() / cols, cols);
@@ -230,7 +230,11 @@ TEST(CpuBackend, Embed_LooksUpRowsBehindATransformOfInputs) {
   ASSERT_TRUE(table->decodes_rows());
   const std::vector<int32_t> tokens = {29, 0, 17, 17, 3};
   const auto out = backend->Buffer(tokens.size(), kCols);
-  backend->Embed(*table, tokens, *out);
+  RaggedBatch ragged;
+  ragged.Add(tokens, 0, {});
+  const auto batch = backend->Batch(tokens.size(), 0);
+  backend->SetBatch(ragged, *batch);
+  backend->Embed(*table, *batch, *out);
   for (size_t t = 0; t < tokens.size(); ++t) {
     EXPECT_TRUE(SameBits(Row(backend.Values(*out), t, kCols), Row(w, tokens[t], kCols))) << t;
   }

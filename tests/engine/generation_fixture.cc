@@ -158,9 +158,11 @@ std::vector<int32_t> Generation::GreedyByRecomputation(std::vector<int32_t> toke
   const size_t prompt = tokens.size();
   while (tokens.size() < prompt + count) {
     EXPECT_TRUE(runner->Forward(tokens).ok());
-    runner->VisitLogits(tokens.size() - 1, tokens.size(), [&](size_t, absl::Span<const float> x) {
-      tokens.push_back(static_cast<int32_t>(std::max_element(x.begin(), x.end()) - x.begin()));
-    });
+    const absl::Status visited = runner->VisitLogits(
+        tokens.size() - 1, tokens.size(), [&](size_t, absl::Span<const float> x) {
+          tokens.push_back(static_cast<int32_t>(std::max_element(x.begin(), x.end()) - x.begin()));
+        });
+    EXPECT_TRUE(visited.ok()) << visited;
   }
   return {tokens.begin() + static_cast<std::ptrdiff_t>(prompt), tokens.end()};
 }

@@ -204,11 +204,13 @@ TEST_P(Generation, ScoreIsTheLogprobOfEachTokenAlsoBesideStreams) {
   std::vector<double> expected;
   auto runner = WindowRunner::Create(model_->model(), text.size(), KvElement::kF16).value();
   ASSERT_TRUE(runner->Forward(text).ok());
-  runner->VisitLogits(0, text.size() - 1, [&](size_t i, absl::Span<const float> logits) {
-    double sum = 0;
-    for (float logit : logits) sum += std::exp(static_cast<double>(logit));
-    expected.push_back(logits[static_cast<size_t>(text[i + 1])] - std::log(sum));
-  });
+  const absl::Status visited =
+      runner->VisitLogits(0, text.size() - 1, [&](size_t i, absl::Span<const float> logits) {
+        double sum = 0;
+        for (float logit : logits) sum += std::exp(static_cast<double>(logit));
+        expected.push_back(logits[static_cast<size_t>(text[i + 1])] - std::log(sum));
+      });
+  EXPECT_TRUE(visited.ok()) << visited;
 
   const auto engine = Create({.prefill_chunk = 20, .kv_tokens = 240, .kv_block_tokens = 4});
   std::vector<Collector> collectors(4);

@@ -58,12 +58,14 @@ TEST_F(GoldenLogprobs, AgreeAtEveryPosition) {
     auto runner = WindowRunner::Create(model_->model(), tokens.size(), KvElement::kF32);
     ASSERT_TRUE(runner.ok()) << runner.status();
     ASSERT_TRUE((*runner)->Forward(tokens).ok());
-    (*runner)->VisitLogits(0, expected.size(), [&](size_t i, absl::Span<const float> logits) {
-      const double actual = Logprob(logits, tokens[i + 1]);
-      worst = std::max(worst, std::abs(actual - expected[i]));
-      EXPECT_NEAR(actual, expected[i], kToleranceNats) << "position " << i;
-      ++positions;
-    });
+    const absl::Status visited =
+        (*runner)->VisitLogits(0, expected.size(), [&](size_t i, absl::Span<const float> logits) {
+          const double actual = Logprob(logits, tokens[i + 1]);
+          worst = std::max(worst, std::abs(actual - expected[i]));
+          EXPECT_NEAR(actual, expected[i], kToleranceNats) << "position " << i;
+          ++positions;
+        });
+    EXPECT_TRUE(visited.ok()) << visited;
   }
   EXPECT_GE(positions, 2000u);
   RecordProperty("worst_difference_nats", std::to_string(worst));

@@ -96,11 +96,13 @@ TEST_P(ModelArchitecture, LogitsAgreeWithADoublePrecisionReference) {
   const auto expected = testing::ReferenceLogits(config, testing::TinyWeights(config, 11), tokens);
   auto runner = WindowRunner::Create(loaded->model(), tokens.size(), KvElement::kF32).value();
   ASSERT_TRUE(runner->Forward(tokens).ok());
-  runner->VisitLogits(0, tokens.size(), [&](size_t position, absl::Span<const float> logits) {
-    ASSERT_EQ(logits.size(), config.vocab_size);
-    for (size_t v = 0; v < logits.size(); ++v)
-      ASSERT_NEAR(logits[v], expected[position][v], 2e-4) << position << ", " << v;
-  });
+  const absl::Status visited =
+      runner->VisitLogits(0, tokens.size(), [&](size_t position, absl::Span<const float> logits) {
+        ASSERT_EQ(logits.size(), config.vocab_size);
+        for (size_t v = 0; v < logits.size(); ++v)
+          ASSERT_NEAR(logits[v], expected[position][v], 2e-4) << position << ", " << v;
+      });
+  EXPECT_TRUE(visited.ok()) << visited;
 }
 
 INSTANTIATE_TEST_SUITE_P(, ModelArchitecture, ::testing::ValuesIn(Architectures()),
@@ -129,7 +131,7 @@ std::vector<std::vector<float>> LogitsInChunks(const Model& model, KvElement ele
     batch.Add({&tokens[begin], count}, static_cast<uint32_t>(begin), blocks);
     model.Forward(batch, kv->storage(), *workspace);
     for (size_t row = batch.size() - count; row < batch.size(); ++row) {
-      const auto logits = model.Logits({static_cast<uint32_t>(row)}, *workspace);
+      const auto logits = model.Logits({static_cast<uint32_t>(row)}, *workspace).value();
       out.emplace_back(logits.begin(), logits.end());
     }
     begin += count;
@@ -166,7 +168,7 @@ class EmbeddingAlone final : public WeightSource {
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> Matrix(const std::string& name, uint64_t rows,
                                                        uint64_t cols) override {
     if (name != "model.embed_tokens.weight") return absl::NotFoundError(name);
-    return backend_.MatrixFromPacked(RandomLossless(rows, cols, 1, options_));
+    return backend_.MatrixFromPacked(RandomLossless(rows, cols, 1, options_), MatrixUse::kRows);
   }
   absl::StatusOr<std::unique_ptr<DeviceVector>> Vector(const std::string& name, uint64_t) override {
     return absl::NotFoundError(name);

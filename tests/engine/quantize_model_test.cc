@@ -346,11 +346,13 @@ TEST_F(QuantizeModelTest, AModelOfMixedCodecsIsTheModelOfItsDequantizedMatrices)
   const auto expected = testing::ReferenceLogits(testing::TinyConfig(), weights, tokens);
   auto runner = WindowRunner::Create((*model)->model(), tokens.size(), KvElement::kF32).value();
   ASSERT_TRUE(runner->Forward(tokens).ok());
-  runner->VisitLogits(0, tokens.size(), [&](size_t position, absl::Span<const float> logits) {
-    for (size_t v = 0; v < logits.size(); ++v) {
-      ASSERT_NEAR(logits[v], expected[position][v], 2e-4) << position << ", " << v;
-    }
-  });
+  const absl::Status visited =
+      runner->VisitLogits(0, tokens.size(), [&](size_t position, absl::Span<const float> logits) {
+        for (size_t v = 0; v < logits.size(); ++v) {
+          ASSERT_NEAR(logits[v], expected[position][v], 2e-4) << position << ", " << v;
+        }
+      });
+  EXPECT_TRUE(visited.ok()) << visited;
 }
 
 TEST(QualityReport, HoldsTheFiguresAndEscapesNames) {
