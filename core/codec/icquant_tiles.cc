@@ -7,6 +7,7 @@
 #include "core/base/status.h"
 #include "core/codec/e8p_tiles.h"
 #include "core/codec/tile_code.h"
+#include "core/codec/tile_matrix.h"
 #include "core/codec/trellis_tiles.h"
 
 namespace quantloom {

@@ -7,6 +7,7 @@
 #include "core/codec/e8p_tiles.h"
 #include "core/codec/registry.h"
 #include "core/codec/tile_code.h"
+#include "core/codec/tile_matrix.h"
 
 namespace quantloom {
 namespace {

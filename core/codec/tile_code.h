@@ -1,6 +1,7 @@
 // What `qtip` and `quip` have in common: a matrix is made incoherent, normalized by one scale, cut
 // into tiles, and each tile is coded on its own by a vector quantizer, block of columns by block of
-// columns under LDLQ. A TileCode is the vector quantizer; MakeTileCodec and OpenTiles do the rest.
+// columns under LDLQ. A TileCode is the vector quantizer; MakeTileCodec and OpenTiles
+// (tile_matrix.h) do the rest.
 //
 // Planes:
 //   codes  U8   [row tiles, column tiles, tile_bytes], zero-padded to a multiple of 64 bytes; tiles
@@ -74,12 +75,5 @@ std::vector<std::pair<std::string, std::string>> TileOptionDescriptions();
 // TileOptions' are added to it.
 std::unique_ptr<Codec> MakeTileCodec(std::unique_ptr<const TileCode> code,
                                      const TileOptions& options, Recipe own);
-
-// Opens a stored matrix. `recipe` is the whole resolved recipe. Errors are OpenMatrix's.
-absl::StatusOr<std::unique_ptr<PackedMatrix>> OpenTiles(std::unique_ptr<const TileCode> code,
-                                                        const TileOptions& options,
-                                                        const Recipe& recipe, uint64_t rows,
-                                                        uint64_t cols,
-                                                        absl::Span<const PlaneView> planes);
 
 }  // namespace quantloom

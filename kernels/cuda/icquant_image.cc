@@ -53,13 +53,6 @@ class PanelWriter {
   uint32_t* words_;
 };
 
-// Where word `word` of a lane's panel is stored, in words from the panel's beginning.
-uint32_t StoredPlace(int bits, uint32_t lane, uint32_t word) {
-  const uint32_t part_words = bits == 1 || (bits == 3 && word >= 4) ? 2 : 4;
-  const uint32_t part_begin = bits == 1 ? 0 : word / 4 * 4;
-  return part_begin * kLanes + lane * part_words + (word - part_begin);
-}
-
 // The codes of one lane and panel; columns and rows that the matrix lacks are zero.
 void PackLane(const IcquantMatrix& matrix, uint32_t row_tile, uint32_t panel, uint32_t lane,
               uint32_t* words) {
@@ -89,7 +82,7 @@ void PackCodesOf(const IcquantMatrix& matrix, uint32_t panels, uint32_t* out, Th
           uint32_t words[8] = {};
           PackLane(matrix, static_cast<uint32_t>(row_tile), panel, lane, words);
           for (uint32_t word = 0; word < panel_words; ++word) {
-            panel_out[StoredPlace(bits, lane, word)] = words[word];
+            panel_out[LaneWordPlace(panel_words, lane, word)] = words[word];
           }
         }
       }

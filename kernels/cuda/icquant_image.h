@@ -11,9 +11,7 @@
 //   n = 3   the low two bits as n = 2, then the high bits as n = 1
 //   n = 4   words 2 step and 2 step + 1: bits 4 i .. 4 i + 3 of row g, of row g + 8
 //
-// A lane's words of a panel are stored in parts of 4 (n = 2; n = 3's low bits; n = 4, twice) or 2
-// words (n = 1; n = 3's high bits): [row tiles, panels, parts, 32 lanes, words], so that a warp's
-// load is contiguous.
+// Words are stored as LaneWordPlace says.
 //
 // Symbols of the outlier index keep their code; those of the 16 rows of a tile follow each other
 // segment by segment, with the number of the first one and each row's count beside them, so that 16

@@ -1,5 +1,6 @@
 // Products with ICQuant's integer forms of 1 to 4 bits.
 #include "kernels/cuda/device/icquant_decode.h"
+#include "kernels/cuda/device/lane_words.h"
 #include "kernels/cuda/device/product_kernel.h"
 #include "kernels/cuda/product_forms.h"
 
@@ -37,7 +38,7 @@ struct IcquantWeights : Int8Weights, OnePlane, ScaleAndOffset<IcquantView> {
         w.codes + (static_cast<size_t>(row_tile) * w.panels + panel) * kWords;
 #pragma unroll
     for (uint32_t p = 0; p < kSlabPanels; ++p) {
-      if (panel + p < w.panels) codes[p].Load(first + p * kWords, threadIdx.x % 32);
+      if (panel + p < w.panels) LoadLaneWords(first + p * kWords, codes[p].words);
     }
     if constexpr (kOutliers) {
       __syncwarp();

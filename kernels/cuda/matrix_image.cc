@@ -1,13 +1,18 @@
 #include "kernels/cuda/matrix_image.h"
 
 #include <cstring>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/float16.h"
 #include "core/base/status.h"
 #include "core/codec/icquant_matrix.h"
+#include "core/codec/tile_matrix.h"
+#include "core/codec/trellis_tiles.h"
 #include "kernels/cuda/dense_image.h"
 #include "kernels/cuda/icquant_image.h"
+#include "kernels/cuda/trellis_image.h"
 
 namespace quantloom::cuda {
 namespace {
@@ -29,6 +34,16 @@ float DenseValue(DType dtype, const uint8_t* bytes, uint64_t i) {
   uint16_t bits;
   std::memcpy(&bits, bytes + 2 * i, sizeof(bits));
   return dtype == DType::kF16 ? HalfToFloat(bits) : BFloat16ToFloat(bits);
+}
+
+// Of the tile codes that have a kernel; null for others.
+absl::StatusOr<std::optional<MatrixImage>> TileImage(const TileMatrix& matrix, ThreadTeam& team) {
+  QL_ASSIGN_OR_RETURN(Recipe recipe, Recipe::Parse(matrix.recipe()));
+  if (recipe.codec == "qtip") {
+    QL_ASSIGN_OR_RETURN(const TrellisFormat format, TakeTrellisFormat(recipe));
+    if (HasTrellisImage(format)) return TrellisImage(matrix, format, team);
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -58,6 +73,11 @@ absl::StatusOr<MatrixImage> PackedMatrixImage(const PackedMatrix& matrix, Matrix
     if (use == MatrixUse::kProduct && HasIcquantImage(*icquant)) {
       return IcquantImage(*icquant, team);
     }
+  }
+  const auto* tiles = dynamic_cast<const TileMatrix*>(&matrix);
+  if (use == MatrixUse::kProduct && tiles != nullptr && !tiles->has_outliers()) {
+    QL_ASSIGN_OR_RETURN(std::optional<MatrixImage> image, TileImage(*tiles, team));
+    if (image) return *std::move(image);
   }
   return HalfImage(
       static_cast<uint32_t>(matrix.rows()), static_cast<uint32_t>(matrix.cols()),

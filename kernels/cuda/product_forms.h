@@ -12,5 +12,15 @@ const char* MultiplyForm(const ByteMatrixView& w, const Activations& x, float* y
                          Stream stream);
 const char* MultiplyForm(const IcquantView& w, const Activations& x, float* y, uint32_t stride,
                          Stream stream);
+const char* MultiplyForm(const TrellisView& w, const Activations& x, float* y, uint32_t stride,
+                         Stream stream);
+
+// QTIP's, by code.
+const char* MultiplyByteSums(const TrellisView& w, const Activations& x, float* y, uint32_t stride,
+                             Stream stream);
+const char* Multiply3Inst(const TrellisView& w, const Activations& x, float* y, uint32_t stride,
+                          Stream stream);
+const char* MultiplyHyb(const TrellisView& w, const Activations& x, float* y, uint32_t stride,
+                        Stream stream);
 
 }  // namespace quantloom::cuda

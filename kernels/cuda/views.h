@@ -13,6 +13,7 @@
 #include <variant>
 
 #include "core/base/host_device.h"
+#include "core/codec/trellis_code.h"
 
 namespace quantloom::cuda {
 
@@ -90,6 +91,16 @@ struct ByteMatrixView {
   }
 };
 
+// Where word `word` of a lane's `words` words is stored, in words from the beginning of the block
+// of 32 lanes: in parts of 4, then of 2, then of 1, of which each has the lanes' vectors side by
+// side, so that a warp's loads are contiguous.
+QL_HOST_DEVICE constexpr uint32_t LaneWordPlace(uint32_t words, uint32_t lane, uint32_t word) {
+  const uint32_t fours = words / 4 * 4;
+  const uint32_t part = word < fours ? 4 : (words % 4 >= 2 && word < fours + 2 ? 2 : 1);
+  const uint32_t begin = word < fours ? word / 4 * 4 : (part == 2 ? fours : words - 1);
+  return begin * 32 + lane * part + (word - begin);
+}
+
 // Words of ICQuant's codes of a lane and panel (icquant_image.h).
 QL_HOST_DEVICE constexpr uint32_t PanelWords(int bits) { return 2 * static_cast<uint32_t>(bits); }
 // Words of a row's table of centroids, a byte each.
@@ -126,12 +137,37 @@ struct IcquantView {
   }
 };
 
-using MatrixView = std::variant<HalfMatrixView, ByteMatrixView, IcquantView>;
+// A matrix of QTIP's tiles (trellis_image.h); value = scale of the row * the state's value, which
+// for 1MAD is its integer: scales include its unit.
+struct TrellisView {
+  const uint32_t* codes = nullptr;  // [row tiles, panels, 32 lanes, 2 K], LaneWordPlace
+  const uint32_t* table = nullptr;  // HYB: its 512 pairs; else null
+  const float* scales = nullptr;    // [rows padded]
+  uint32_t rows = 0;
+  uint32_t panels = 0;
+  uint32_t half_bits = 0;  // 2 K: 2 to 8
+  TrellisCode code = TrellisCode::kMul1;
+
+  template <typename Function>
+  void ForEachArray(Function f) {
+    f(codes);
+    f(table);
+    f(scales);
+  }
+};
+
+using MatrixView = std::variant<HalfMatrixView, ByteMatrixView, IcquantView, TrellisView>;
 
 // The activations that a product with the matrix reads.
+inline ActivationForm ActivationFormOf(const HalfMatrixView&) { return ActivationForm::kHalf; }
+inline ActivationForm ActivationFormOf(const ByteMatrixView&) { return ActivationForm::kInt8; }
+inline ActivationForm ActivationFormOf(const IcquantView&) { return ActivationForm::kInt8; }
+inline ActivationForm ActivationFormOf(const TrellisView& w) {
+  return w.code == TrellisCode::k1Mad || w.code == TrellisCode::kMul1 ? ActivationForm::kInt8
+                                                                      : ActivationForm::kHalf;
+}
 inline ActivationForm ActivationFormOf(const MatrixView& matrix) {
-  return std::holds_alternative<HalfMatrixView>(matrix) ? ActivationForm::kHalf
-                                                        : ActivationForm::kInt8;
+  return std::visit([](const auto& view) { return ActivationFormOf(view); }, matrix);
 }
 
 }  // namespace quantloom::cuda

@@ -97,18 +97,6 @@ struct PanelCodes {
   static constexpr int kWords = PanelWords(kBits);
   uint32_t words[kWords];
 
-  // `panel`: the panel's first word (icquant_image.h).
-  __device__ __forceinline__ void Load(const uint32_t* panel, uint32_t lane) {
-    if constexpr (kBits >= 2) Load4(panel, lane, 0);
-    if constexpr (kBits == 4) Load4(panel + 32 * 4, lane, 4);
-    if constexpr (kBits == 1 || kBits == 3) {
-      const uint2 pair =
-          LoadOnce(reinterpret_cast<const uint2*>(panel + (kBits == 3 ? 32 * 4 : 0)) + lane);
-      words[kWords - 2] = pair.x;
-      words[kWords - 1] = pair.y;
-    }
-  }
-
   // The eight codes of row g or g + 8 in a step, one in each nibble.
   __device__ __forceinline__ uint32_t Row(uint32_t step, uint32_t half) const {
     if constexpr (kBits == 1) return HighBits(0, step, half);
@@ -120,13 +108,6 @@ struct PanelCodes {
   }
 
  private:
-  __device__ __forceinline__ void Load4(const uint32_t* part, uint32_t lane, int first) {
-    const uint4 four = LoadOnce(reinterpret_cast<const uint4*>(part) + lane);
-    words[first] = four.x;
-    words[first + 1] = four.y;
-    words[first + 2] = four.z;
-    words[first + 3] = four.w;
-  }
   __device__ __forceinline__ uint32_t HighBits(uint32_t first, uint32_t step, uint32_t half) const {
     return words[first + step / 2] >> (2 * (step % 2) + half) & 0x11111111u;
   }

@@ -79,10 +79,23 @@ __device__ __forceinline__ void MultiplyHalf(float (&d)[4], const uint32_t (&a)[
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// Two fp16 additions, each rounded to nearest even.
+__device__ __forceinline__ uint32_t AddHalves(uint32_t x, uint32_t y) {
+  uint32_t sum;
+  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(sum) : "r"(x), "r"(y));
+  return sum;
+}
+
 // Launches a kernel on a stream. Null, or what is wrong.
 template <typename... Parameters, typename... Arguments>
 const char* LaunchKernel(dim3 grid, dim3 block, size_t shared_bytes, Stream stream,
                          void (*kernel)(Parameters...), Arguments... arguments) {
+  constexpr size_t kWithoutAsking = 48 << 10;
+  if (shared_bytes > kWithoutAsking) {
+    const cudaError_t error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    if (error != cudaSuccess) return cudaGetErrorString(error);
+  }
   kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
   const cudaError_t error = cudaGetLastError();
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);

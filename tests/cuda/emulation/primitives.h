@@ -258,6 +258,17 @@ T LoadOnce(const T* address) {
 
 inline void* DynamicShared() { return cuda_emulation::DynamicShared(); }
 
+// add.rn.f16x2. Rounding to fp32 first does not matter: it has more than twice fp16's precision.
+inline uint32_t AddHalves(uint32_t x, uint32_t y) {
+  uint32_t sum = 0;
+  for (int shift = 0; shift < 32; shift += 16) {
+    sum |= static_cast<uint32_t>(FloatToHalf(HalfToFloat(static_cast<uint16_t>(x >> shift)) +
+                                             HalfToFloat(static_cast<uint16_t>(y >> shift))))
+           << shift;
+  }
+  return sum;
+}
+
 // mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32: d += a b.
 void MultiplyInt8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 // mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32: d += a b.

@@ -1,0 +1,12 @@
+// Products with QTIP's codes 1MAD and MUL1.
+#include "kernels/cuda/device/trellis_weights.h"
+#include "kernels/cuda/product_forms.h"
+
+namespace quantloom::cuda {
+
+const char* MultiplyByteSums(const TrellisView& w, const Activations& x, float* y, uint32_t stride,
+                             Stream stream) {
+  return MultiplyTrellisRate<ByteSumWeights>(w, x, y, stride, stream);
+}
+
+}  // namespace quantloom::cuda
