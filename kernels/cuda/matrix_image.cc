@@ -7,10 +7,12 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/float16.h"
 #include "core/base/status.h"
+#include "core/codec/e8p_tiles.h"
 #include "core/codec/icquant_matrix.h"
 #include "core/codec/tile_matrix.h"
 #include "core/codec/trellis_tiles.h"
 #include "kernels/cuda/dense_image.h"
+#include "kernels/cuda/e8p_image.h"
 #include "kernels/cuda/icquant_image.h"
 #include "kernels/cuda/trellis_image.h"
 
@@ -42,6 +44,10 @@ absl::StatusOr<std::optional<MatrixImage>> TileImage(const TileMatrix& matrix, T
   if (recipe.codec == "qtip") {
     QL_ASSIGN_OR_RETURN(const TrellisFormat format, TakeTrellisFormat(recipe));
     if (HasTrellisImage(format)) return TrellisImage(matrix, format, team);
+  }
+  if (recipe.codec == "quip") {
+    QL_ASSIGN_OR_RETURN(const E8pRate rate, TakeE8pRate(recipe));
+    return E8pImage(matrix, rate, team);
   }
   return std::nullopt;
 }

@@ -13,6 +13,7 @@
 //   icquant, 8 bits without outliers, int8   int8
 //   icquant, 1 to 4 bits, int8 and tensor    IcquantView
 //   qtip, 1 to 4 bits                        TrellisView
+//   quip                                     E8pView
 //   everything else                          decoded; fp16 as F32 above
 //
 // Where the matrix was stored after incoherence processing, the image is of W~: transforming inputs

@@ -14,6 +14,8 @@ const char* MultiplyForm(const IcquantView& w, const Activations& x, float* y, u
                          Stream stream);
 const char* MultiplyForm(const TrellisView& w, const Activations& x, float* y, uint32_t stride,
                          Stream stream);
+const char* MultiplyForm(const E8pView& w, const Activations& x, float* y, uint32_t stride,
+                         Stream stream);
 
 // QTIP's, by code.
 const char* MultiplyByteSums(const TrellisView& w, const Activations& x, float* y, uint32_t stride,

@@ -156,12 +156,37 @@ struct TrellisView {
   }
 };
 
-using MatrixView = std::variant<HalfMatrixView, ByteMatrixView, IcquantView, TrellisView>;
+// Words of QuIP#'s codes of a lane and panel (e8p_image.h).
+QL_HOST_DEVICE constexpr uint32_t E8pLaneWords(uint32_t bits) { return 2 * bits; }
+
+// A matrix of QuIP#'s vectors; value = scale of the row * (first + second_unit * second), first the
+// E8P vector's integers, in quarters, second the integers of the second stage.
+struct E8pView {
+  const uint32_t* codes = nullptr;      // [row tiles, panels, 32 lanes, words], LaneWordPlace
+  const float* scales = nullptr;        // [rows padded]: include the quarter
+  const uint32_t* selectors = nullptr;  // [256]: an entry's magnitudes and signs, a nibble each
+  const uint32_t* one_bit = nullptr;    // [256, 2]: the 1-bit E8 codebook's integers, a byte each
+  uint32_t rows = 0;
+  uint32_t panels = 0;
+  uint32_t bits = 0;  // 2 to 4
+  float second_unit = 0;
+
+  template <typename Function>
+  void ForEachArray(Function f) {
+    f(codes);
+    f(scales);
+    f(selectors);
+    f(one_bit);
+  }
+};
+
+using MatrixView = std::variant<HalfMatrixView, ByteMatrixView, IcquantView, TrellisView, E8pView>;
 
 // The activations that a product with the matrix reads.
 inline ActivationForm ActivationFormOf(const HalfMatrixView&) { return ActivationForm::kHalf; }
 inline ActivationForm ActivationFormOf(const ByteMatrixView&) { return ActivationForm::kInt8; }
 inline ActivationForm ActivationFormOf(const IcquantView&) { return ActivationForm::kInt8; }
+inline ActivationForm ActivationFormOf(const E8pView&) { return ActivationForm::kInt8; }
 inline ActivationForm ActivationFormOf(const TrellisView& w) {
   return w.code == TrellisCode::k1Mad || w.code == TrellisCode::kMul1 ? ActivationForm::kInt8
                                                                       : ActivationForm::kHalf;
