@@ -142,7 +142,7 @@ class LoadedModelImpl final : public LoadedModel {
       if (chat.ok()) chat_template_ = *std::move(chat);
     }
     QL_ASSIGN_OR_RETURN(model_, Model::Create(config, weights, *backend_));
-    return absl::OkStatus();
+    return backend_->status();
   }
 
   std::shared_ptr<const PackedModel> packed_;  // its mapping is read by the model's operators
@@ -169,8 +169,14 @@ absl::StatusOr<std::map<std::string, std::string>> ReadTokenizerFiles(
 
 absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadedModel::LoadPacked(
     const std::filesystem::path& directory, Verify verify, ThreadTeam& team) {
+  QL_ASSIGN_OR_RETURN(const std::unique_ptr<Device> cpu, OpenCpu());
+  return LoadPacked(directory, verify, *cpu, team);
+}
+
+absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadedModel::LoadPacked(
+    const std::filesystem::path& directory, Verify verify, const Device& device, ThreadTeam& team) {
   auto loaded = std::make_shared<LoadedModelImpl>();
-  QL_ASSIGN_OR_RETURN(loaded->backend_, CreateCpuBackend(team));
+  QL_ASSIGN_OR_RETURN(loaded->backend_, device.CreateBackend(team));
   QL_ASSIGN_OR_RETURN(loaded->packed_, PackedModel::Open(directory, verify));
   QL_ASSIGN_OR_RETURN(auto files, ReadTokenizerFiles(directory));
   PackedWeights weights(*loaded->packed_, *loaded->backend_);

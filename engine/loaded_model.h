@@ -12,6 +12,7 @@
 #include "core/format/source_model.h"
 #include "core/text/chat_template.h"
 #include "core/text/tokenizer.h"
+#include "engine/device.h"
 
 namespace quantloom {
 
@@ -20,14 +21,17 @@ class Model;  // engine/model.h: the transformer graph over a backend
 // Immutable and shared by every engine that runs it.
 class LoadedModel {
  public:
-  // Opens a packed directory, builds its operators. Errors are PackedModel::Open's, with
-  // INVALID_ARGUMENT for a tokenizer that does not fit the model and
-  // FAILED_PRECONDITION for a CPU without the needed instructions. `team` runs the forward passes
-  // and must outlive the model.
+  // Opens a packed directory, builds its operators. Errors are PackedModel::Open's and those of
+  // Device::CreateBackend and the backend's, with INVALID_ARGUMENT for a tokenizer that does not
+  // fit the model. `team` is the backend's.
+  static absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadPacked(
+      const std::filesystem::path& directory, Verify verify, const Device& device,
+      ThreadTeam& team);
+  // On the CPU. FAILED_PRECONDITION for one without the needed instructions.
   static absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadPacked(
       const std::filesystem::path& directory, Verify verify, ThreadTeam& team);
-  // A source model in fp32 arithmetic (calibration, reference). Nothing of `source` is needed
-  // afterwards.
+  // A source model in fp32 arithmetic on the CPU (calibration, reference). Nothing of `source` is
+  // needed afterwards.
   static absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadSource(const SourceModel& source,
                                                                        ThreadTeam& team);
   static absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadSource(

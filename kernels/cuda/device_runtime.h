@@ -40,7 +40,8 @@ class DeviceRuntime {
   virtual const DeviceProperties& properties() const = 0;
   virtual absl::StatusOr<uint64_t> FreeBytes() = 0;
 
-  // --- Memory; contents are unspecified. Freeing null does nothing.
+  // --- Memory; contents are unspecified. Freeing null does nothing. What is freed or destroyed
+  // while work that was given to a stream needs it, is so when that is done.
   virtual absl::StatusOr<void*> Allocate(size_t bytes) = 0;
   virtual void Free(void* memory) = 0;
   // Host memory that copies read and write directly.

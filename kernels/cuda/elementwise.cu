@@ -24,15 +24,6 @@ __global__ void __launch_bounds__(kThreads)
   out[static_cast<size_t>(blockIdx.x) * cols + c] = gate / (1.0f + expf(-gate)) * row[cols + c];
 }
 
-__global__ void __launch_bounds__(kThreads)
-    EmbedHalfRows(const uint16_t* table, const int32_t* tokens, uint32_t cols, float* out) {
-  const uint32_t c = blockIdx.y * kThreads + threadIdx.x;
-  if (c >= cols) return;
-  const auto token = static_cast<size_t>(tokens[blockIdx.x]);
-  out[static_cast<size_t>(blockIdx.x) * cols + c] =
-      __half2float(__ushort_as_half(table[token * cols + c]));
-}
-
 // A thread an element, rows in x.
 dim3 Grid(uint32_t rows, uint32_t cols) { return dim3(rows, DivideUp(cols, kThreads)); }
 
@@ -46,12 +37,6 @@ const char* Add(float* x, uint32_t x_stride, const float* y, uint32_t y_stride, 
 
 const char* SwiGlu(const float* gate_up, uint32_t rows, uint32_t cols, float* out, Stream stream) {
   return LaunchKernel(Grid(rows, cols), kThreads, 0, stream, SwiGluRows, gate_up, cols, out);
-}
-
-const char* EmbedHalf(const uint16_t* table, const int32_t* tokens, uint32_t rows, uint32_t cols,
-                      float* out, Stream stream) {
-  return LaunchKernel(Grid(rows, cols), kThreads, 0, stream, EmbedHalfRows, table, tokens, cols,
-                      out);
 }
 
 }  // namespace quantloom::cuda

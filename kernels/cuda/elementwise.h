@@ -17,8 +17,4 @@ const char* Add(float* x, uint32_t x_stride, const float* y, uint32_t y_stride, 
 // Shazeer, arXiv 2002.05202). gate_up [rows, 2 cols], out [rows, cols].
 const char* SwiGlu(const float* gate_up, uint32_t rows, uint32_t cols, float* out, Stream stream);
 
-// out[t, c] = table[tokens[t], c]; table fp16 [vocabulary, cols], out [rows, cols].
-const char* EmbedHalf(const uint16_t* table, const int32_t* tokens, uint32_t rows, uint32_t cols,
-                      float* out, Stream stream);
-
 }  // namespace quantloom::cuda

@@ -60,6 +60,12 @@ TEST_F(EmulatedRuntimeTest, AnEventWaitsForTheWorkBeforeIt) {
   ASSERT_TRUE(runtime_.Wait(event).ok());
   EXPECT_EQ(*device_, 1);
   EXPECT_EQ(OnDevice(), 2);
+  // Recorded twice, it waits for what is before the second.
+  ASSERT_TRUE(runtime_.Record(event, stream_).ok());
+  ASSERT_EQ(LaunchIncrement(device_, stream_), nullptr);
+  ASSERT_TRUE(runtime_.Record(event, stream_).ok());
+  ASSERT_TRUE(runtime_.Wait(event).ok());
+  EXPECT_EQ(*device_, 3);
   runtime_.Destroy(event);
 }
 

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,7 +12,8 @@
 
 // CUDA's opaque types, for the emulation.
 struct CUevent_st {
-  CUstream_st* pending = nullptr;  // the stream whose work it waits for
+  CUstream_st* stream = nullptr;  // the one whose work it waits for
+  uint64_t pending = 0;           // records that have not run: the last counts
   std::chrono::steady_clock::time_point happened;
 };
 struct CUgraphExec_st {
@@ -21,6 +23,7 @@ struct CUgraphExec_st {
 namespace quantloom::cuda_emulation {
 namespace {
 constexpr uint8_t kGarbage = 0xA5;
+constexpr std::align_val_t kAlignment{256};  // what CUDA aligns allocations to
 }  // namespace
 
 EmulatedRuntime::EmulatedRuntime(uint64_t total_bytes)
@@ -49,7 +52,7 @@ absl::Status EmulatedRuntime::Call() {
 // --- Memory
 
 void* EmulatedRuntime::Take(size_t bytes, Memory& memory) {
-  auto* const taken = new uint8_t[bytes];
+  void* const taken = ::operator new(bytes, kAlignment);
   std::memset(taken, kGarbage, bytes);
   memory[taken] = bytes;
   return taken;
@@ -83,10 +86,11 @@ absl::StatusOr<void*> EmulatedRuntime::Allocate(size_t bytes) {
 
 void EmulatedRuntime::Free(void* memory) {
   if (memory == nullptr) return;
+  Settle();
   const auto found = device_memory_.find(memory);
   used_bytes_ -= found->second;
   device_memory_.erase(found);
-  delete[] static_cast<uint8_t*>(memory);
+  ::operator delete(memory, kAlignment);
 }
 
 absl::StatusOr<void*> EmulatedRuntime::AllocatePinned(size_t bytes) {
@@ -97,8 +101,9 @@ absl::StatusOr<void*> EmulatedRuntime::AllocatePinned(size_t bytes) {
 
 void EmulatedRuntime::FreePinned(void* memory) {
   if (memory == nullptr) return;
+  Settle();
   pinned_memory_.erase(memory);
-  delete[] static_cast<uint8_t*>(memory);
+  ::operator delete(memory, kAlignment);
 }
 
 // --- Streams
@@ -106,12 +111,14 @@ void EmulatedRuntime::FreePinned(void* memory) {
 absl::StatusOr<cuda::Stream> EmulatedRuntime::CreateStream() {
   QL_RETURN_IF_ERROR(Call());
   ++live_objects_;
-  return new CUstream_st(*this);
+  return *streams_.insert(new CUstream_st(*this)).first;
 }
 
 void EmulatedRuntime::Destroy(cuda::Stream stream) {
   if (stream == nullptr) return;
+  Settle();
   --live_objects_;
+  streams_.erase(stream);
   delete stream;
 }
 
@@ -158,8 +165,17 @@ absl::Status EmulatedRuntime::Clear(void* memory, size_t bytes, cuda::Stream str
   });
 }
 
+void EmulatedRuntime::Settle() {
+  for (const cuda::Stream stream : streams_) static_cast<void>(RunWaiting(stream, nullptr));
+}
+
 absl::Status EmulatedRuntime::RunWaiting(cuda::Stream stream, cuda::Event until) {
-  while (!stream->waiting.empty() && (until == nullptr || until->pending != nullptr)) {
+  while (!stream->waiting.empty() && (until == nullptr || until->pending > 0)) {
+    // After an error nothing runs.
+    if (!sticky_.ok()) {
+      stream->waiting.clear();
+      break;
+    }
     const Work work = std::move(stream->waiting.front());
     stream->waiting.pop_front();
     if (absl::Status status = work(); !status.ok() && sticky_.ok()) sticky_ = std::move(status);
@@ -184,14 +200,16 @@ absl::StatusOr<cuda::Event> EmulatedRuntime::CreateEvent() {
 
 void EmulatedRuntime::Destroy(cuda::Event event) {
   if (event == nullptr) return;
+  Settle();
   --live_objects_;
   delete event;
 }
 
 absl::Status EmulatedRuntime::Record(cuda::Event event, cuda::Stream stream) {
-  event->pending = stream;
+  event->stream = stream;
+  ++event->pending;
   return stream->Submit([event] {
-    event->pending = nullptr;
+    --event->pending;
     event->happened = std::chrono::steady_clock::now();
     return absl::OkStatus();
   });
@@ -199,13 +217,13 @@ absl::Status EmulatedRuntime::Record(cuda::Event event, cuda::Stream stream) {
 
 absl::Status EmulatedRuntime::Wait(cuda::Event event) {
   QL_RETURN_IF_ERROR(Call());
-  if (event->pending == nullptr) return absl::OkStatus();
-  return RunWaiting(event->pending, event);
+  if (event->pending == 0) return absl::OkStatus();
+  return RunWaiting(event->stream, event);
 }
 
 absl::StatusOr<double> EmulatedRuntime::Milliseconds(cuda::Event from, cuda::Event to) {
   QL_RETURN_IF_ERROR(Call());
-  if (from->pending != nullptr || to->pending != nullptr) {
+  if (from->pending > 0 || to->pending > 0) {
     return absl::InternalError("an event has not happened");
   }
   return std::chrono::duration<double, std::milli>(to->happened - from->happened).count();
@@ -237,6 +255,7 @@ absl::Status EmulatedRuntime::Launch(cuda::Graph graph, cuda::Stream stream) {
 
 void EmulatedRuntime::Destroy(cuda::Graph graph) {
   if (graph == nullptr) return;
+  Settle();
   --live_objects_;
   delete graph;
 }

@@ -12,9 +12,10 @@
 
 namespace quantloom::cuda_emulation {
 
-// Like CUDA's, but for one thread at a time. Memory is filled with garbage. Copies and clears must
-// lie within one allocation; everything must be freed before the runtime is.
-class EmulatedRuntime final : public cuda::DeviceRuntime, public Device {
+// Like CUDA's, but streams hold their work back, and it is for one thread at a time. Memory is
+// filled with garbage. Copies and clears must lie within one allocation; everything must be freed
+// before the runtime is.
+class EmulatedRuntime final : public cuda::DeviceRuntime, public DeviceHealth {
  public:
   explicit EmulatedRuntime(uint64_t total_bytes = uint64_t{1} << 30);
   ~EmulatedRuntime() override;
@@ -63,6 +64,8 @@ class EmulatedRuntime final : public cuda::DeviceRuntime, public Device {
   static void* Take(size_t bytes, Memory& memory);
   // INTERNAL unless [at, at + bytes) lies in one of the allocations.
   static absl::Status CheckInside(const void* at, size_t bytes, const Memory& memory);
+  // Runs what streams have, before something is freed that it may need.
+  void Settle();
   // Runs what a stream has, up to its event where there is one.
   absl::Status RunWaiting(cuda::Stream stream, cuda::Event until);
 
@@ -70,6 +73,7 @@ class EmulatedRuntime final : public cuda::DeviceRuntime, public Device {
   uint64_t used_bytes_ = 0;
   Memory device_memory_;
   Memory pinned_memory_;
+  std::set<cuda::Stream> streams_;
   uint64_t live_objects_ = 0;  // streams, events, graphs
   uint64_t calls_left_ = UINT64_MAX;
   absl::Status sticky_;

@@ -13,10 +13,10 @@ namespace quantloom::cuda_emulation {
 
 using Work = std::function<absl::Status()>;
 
-// What a stream asks before it takes anything: the device's health.
-class Device {
+// What a stream asks before it takes anything.
+class DeviceHealth {
  public:
-  virtual ~Device() = default;
+  virtual ~DeviceHealth() = default;
   // OK, or why every call now fails.
   virtual absl::Status Call() = 0;
 };
@@ -25,11 +25,11 @@ class Device {
 
 // CUDA's opaque type, for the emulation.
 struct CUstream_st {
-  explicit CUstream_st(quantloom::cuda_emulation::Device& of_device) : device(of_device) {}
+  explicit CUstream_st(quantloom::cuda_emulation::DeviceHealth& of_device) : health(of_device) {}
 
   // Takes work for later, or records it.
   absl::Status Submit(quantloom::cuda_emulation::Work work) {
-    if (absl::Status status = device.Call(); !status.ok()) return status;
+    if (absl::Status status = health.Call(); !status.ok()) return status;
     if (capturing) {
       captured.push_back(std::move(work));
     } else {
@@ -38,7 +38,7 @@ struct CUstream_st {
     return absl::OkStatus();
   }
 
-  quantloom::cuda_emulation::Device& device;
+  quantloom::cuda_emulation::DeviceHealth& health;
   std::deque<quantloom::cuda_emulation::Work> waiting;
   bool capturing = false;
   std::vector<quantloom::cuda_emulation::Work> captured;

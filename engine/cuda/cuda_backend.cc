@@ -1,0 +1,428 @@
+#include "engine/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <deque>
+#include <utility>
+#include <vector>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status.h"
+#include "engine/cuda/cuda_batch.h"
+#include "engine/cuda/cuda_context.h"
+#include "engine/cuda/cuda_matrix.h"
+#include "engine/cuda/cuda_transform.h"
+
+namespace quantloom {
+namespace {
+
+class CudaVector final : public DeviceVector {
+ public:
+  CudaVector(uint64_t size, CudaMemory memory) : size_(size), memory_(std::move(memory)) {}
+  uint64_t size() const override { return size_; }
+  const float* data() const { return memory_.as<float>(); }
+
+ private:
+  uint64_t size_;
+  CudaMemory memory_;
+};
+
+// A form of activations that products read, and where it is made.
+struct PreparedForm {
+  CudaMemory transformed;  // [max_rows, cols] fp32, once a transformed product has read the rows
+  CudaMemory prepared;     // of either element type
+};
+
+class CudaBuffer final : public DeviceBuffer {
+ public:
+  CudaBuffer(size_t max_rows, size_t cols, CudaMemory memory)
+      : max_rows_(max_rows), cols_(cols), memory_(std::move(memory)) {}
+  size_t max_rows() const override { return max_rows_; }
+  size_t cols() const override { return cols_; }
+  uint32_t stride() const { return static_cast<uint32_t>(cols_); }
+  float* data() const { return memory_.as<float>(); }
+  // The `form`-th of those in which a product last read the rows. They are added in order;
+  // references stay valid.
+  PreparedForm& form(size_t form) {
+    if (form == forms_.size()) forms_.emplace_back();
+    return forms_[form];
+  }
+  // Pinned, [max_rows, cols], once it has been asked for; copies from it are done when `copied` has
+  // happened.
+  struct Host {
+    CudaMemory memory;
+    CudaEvent copied;
+  };
+  Host& host() const { return host_; }
+
+ private:
+  size_t max_rows_;
+  size_t cols_;
+  CudaMemory memory_;
+  std::deque<PreparedForm> forms_;
+  mutable Host host_;
+};
+
+class CudaKvStorage final : public KvStorage {
+ public:
+  CudaKvStorage(const KvShape& shape, CudaMemory memory)
+      : KvStorage(shape), memory_(std::move(memory)) {}
+
+  // Block layout: [layer][keys, values][kv head][slot][head_dim].
+  cuda::KvView layer(uint32_t layer) const {
+    cuda::KvView view = {.keys = memory_.as<uint16_t>(),
+                         .block_stride = shape().block_bytes() / sizeof(uint16_t),
+                         .block_tokens = shape().block_tokens,
+                         .kv_heads = shape().kv_heads,
+                         .head_dim = shape().head_dim};
+    view.keys += layer * 2 * view.plane();
+    return view;
+  }
+  uint8_t* block(int32_t block) const {
+    return memory_.as<uint8_t>() + static_cast<size_t>(block) * shape().block_bytes();
+  }
+
+ private:
+  CudaMemory memory_;
+};
+
+const CudaMatrix& Cuda(const DeviceMatrix& matrix) {
+  return static_cast<const CudaMatrix&>(matrix);
+}
+const float* Data(const DeviceVector& vector) {
+  return static_cast<const CudaVector&>(vector).data();
+}
+CudaBuffer& Cuda(DeviceBuffer& buffer) { return static_cast<CudaBuffer&>(buffer); }
+const CudaBuffer& Cuda(const DeviceBuffer& buffer) {
+  return static_cast<const CudaBuffer&>(buffer);
+}
+CudaBatch& Cuda(DeviceBatch& batch) { return static_cast<CudaBatch&>(batch); }
+const CudaBatch& Cuda(const DeviceBatch& batch) { return static_cast<const CudaBatch&>(batch); }
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(std::unique_ptr<CudaContext> context, ThreadTeam& team)
+      : context_(std::move(context)), transforms_(*context_), team_(team) {}
+
+  absl::Status status() const override { return context_->status(); }
+
+  absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromPacked(
+      std::unique_ptr<PackedMatrix> matrix, MatrixUse use) override;
+  absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromDense(
+      uint64_t rows, uint64_t cols, DType dtype, absl::Span<const uint8_t> bytes) override;
+  std::unique_ptr<DeviceVector> Vector(absl::Span<const float> values) override;
+  std::unique_ptr<DeviceBuffer> Buffer(size_t max_rows, size_t cols) override {
+    return std::make_unique<CudaBuffer>(
+        max_rows, cols, context_->OrNote(context_->Allocate(max_rows * cols * sizeof(float))));
+  }
+  std::unique_ptr<DeviceBatch> Batch(size_t max_rows, size_t max_selected) override {
+    return std::make_unique<CudaBatch>(*context_, max_rows, max_selected);
+  }
+  absl::StatusOr<std::unique_ptr<KvStorage>> AllocateKv(const KvShape& shape) override;
+
+  void CopyKvBlock(int32_t from, int32_t to, KvStorage& kv) override;
+  void Write(absl::Span<const float> values, DeviceBuffer& buffer) override;
+  absl::Span<const float> Read(const DeviceBuffer& buffer, size_t rows) override;
+
+  void SetBatch(const RaggedBatch& batch, DeviceBatch& to) override { Cuda(to).Set(batch); }
+  void Select(absl::Span<const uint32_t> rows, DeviceBatch& batch) override {
+    Cuda(batch).Select(rows);
+  }
+  void RunStep(DeviceBatch& batch, absl::FunctionRef<void()> operators) override {
+    Cuda(batch).RunStep(operators);
+  }
+
+  void Embed(const DeviceMatrix& table, const DeviceBatch& batch, DeviceBuffer& out) override;
+  void Norm(const DeviceBuffer& x, size_t n, const DeviceVector& weight, float eps,
+            DeviceBuffer& out) override {
+    NormRows(x, nullptr, n, weight, eps, out);
+  }
+  void NormSelected(const DeviceBuffer& x, const DeviceBatch& batch, const DeviceVector& weight,
+                    float eps, DeviceBuffer& out) override {
+    NormRows(x, Cuda(batch).selected(), batch.selected_rows(), weight, eps, out);
+  }
+  void Linear(absl::Span<const DeviceMatrix* const> weights,
+              absl::Span<const DeviceVector* const> biases, size_t n, DeviceBuffer& x,
+              DeviceBuffer& y) override;
+  void LinearAdd(const DeviceMatrix& weight, size_t n, DeviceBuffer& x, DeviceBuffer& scratch,
+                 DeviceBuffer& residual) override;
+  void GatedLinear(const DeviceMatrix& gate, const DeviceMatrix& up, size_t n, DeviceBuffer& x,
+                   DeviceBuffer& scratch, DeviceBuffer& out) override;
+  void RotateAndStore(const DeviceBatch& batch, const AttentionParameters& attention,
+                      uint32_t layer, const DeviceBuffer& angles, DeviceBuffer& qkv,
+                      KvStorage& kv) override;
+  void Attend(DeviceBatch& batch, const AttentionParameters& attention, uint32_t layer,
+              const DeviceBuffer& qkv, const KvStorage& kv, DeviceBuffer& out) override;
+
+ private:
+  const cuda::KernelTable& kernels() const { return context_->kernels(); }
+  cuda::Stream stream() const { return context_->stream(); }
+  bool ok() const { return context_->ok(); }
+
+  void NormRows(const DeviceBuffer& x, const uint32_t* rows, size_t count,
+                const DeviceVector& weight, float eps, DeviceBuffer& out);
+  void Transform(const CudaTransform& transform, const float* x, uint32_t x_stride, size_t n,
+                 float* out, uint32_t out_stride);
+  // x as the matrix reads it; the `index`-th of the buffer's forms holds it.
+  cuda::Activations Prepare(const CudaMatrix& matrix, size_t n, CudaBuffer& x, size_t index);
+  // The products of `weights` with one x, y[m] rows of `stride` elements; outputs restored.
+  void Multiply(absl::Span<const DeviceMatrix* const> weights, size_t n, DeviceBuffer& x, float* y,
+                uint32_t stride);
+  // The host's copy of a buffer. Of nothing on failure.
+  CudaBuffer::Host& Host(const CudaBuffer& buffer);
+
+  std::unique_ptr<CudaContext> context_;
+  CudaTransforms transforms_;
+  ThreadTeam& team_;
+};
+
+// --- Memory
+
+absl::StatusOr<std::unique_ptr<DeviceMatrix>> CudaBackend::MatrixFromPacked(
+    std::unique_ptr<PackedMatrix> matrix, MatrixUse use) {
+  QL_ASSIGN_OR_RETURN(
+      const cuda::MatrixImage image,
+      cuda::PackedMatrixImage(
+          *matrix, use == MatrixUse::kRows ? cuda::MatrixUse::kRows : cuda::MatrixUse::kProduct,
+          team_));
+  return CudaMatrix::Create(image, matrix->incoherence(), *context_, transforms_);
+}
+
+absl::StatusOr<std::unique_ptr<DeviceMatrix>> CudaBackend::MatrixFromDense(
+    uint64_t rows, uint64_t cols, DType dtype, absl::Span<const uint8_t> bytes) {
+  QL_ASSIGN_OR_RETURN(const cuda::MatrixImage image,
+                      cuda::DenseMatrixImage(rows, cols, dtype, bytes, team_));
+  return CudaMatrix::Create(image, nullptr, *context_, transforms_);
+}
+
+std::unique_ptr<DeviceVector> CudaBackend::Vector(absl::Span<const float> values) {
+  CudaMemory memory;
+  if (ok()) {
+    absl::StatusOr<CudaMemory> uploaded = context_->Upload(
+        {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(float)});
+    context_->Note(uploaded.status());
+    if (uploaded.ok()) memory = *std::move(uploaded);
+  }
+  return std::make_unique<CudaVector>(values.size(), std::move(memory));
+}
+
+absl::StatusOr<std::unique_ptr<KvStorage>> CudaBackend::AllocateKv(const KvShape& shape) {
+  if (shape.element != KvElement::kF16) {
+    return absl::UnimplementedError("on CUDA devices the KV cache is fp16");
+  }
+  if (shape.head_dim % 8 != 0 || shape.head_dim > cuda::kMaxHeadDim) {
+    return absl::UnimplementedError(absl::StrCat("heads of ", shape.head_dim,
+                                                 " elements: CUDA kernels take multiples of 8 up "
+                                                 "to ",
+                                                 cuda::kMaxHeadDim));
+  }
+  auto memory = context_->Allocate(shape.blocks * shape.block_bytes());
+  if (!memory.ok()) return Annotate(memory.status(), "KV cache");
+  return std::make_unique<CudaKvStorage>(shape, *std::move(memory));
+}
+
+void CudaBackend::CopyKvBlock(int32_t from, int32_t to, KvStorage& kv) {
+  if (!ok()) return;
+  const auto& cache = static_cast<const CudaKvStorage&>(kv);
+  context_->Note(context_->runtime().CopyOnDevice(cache.block(to), cache.block(from),
+                                                  kv.shape().block_bytes(), stream()));
+}
+
+CudaBuffer::Host& CudaBackend::Host(const CudaBuffer& buffer) {
+  CudaBuffer::Host& host = buffer.host();
+  if (host.memory.empty()) {
+    host.memory = context_->OrNote(
+        context_->AllocatePinned(buffer.max_rows() * buffer.cols() * sizeof(float)));
+    host.copied = context_->OrNote(context_->CreateEvent());
+  }
+  return host;
+}
+
+void CudaBackend::Write(absl::Span<const float> values, DeviceBuffer& buffer) {
+  if (!ok() || values.empty()) return;
+  const CudaBuffer::Host& host = Host(Cuda(buffer));
+  if (ok()) context_->Note(context_->runtime().Wait(host.copied.get()));
+  if (!ok()) return;
+  std::copy(values.begin(), values.end(), host.memory.as<float>());
+  context_->Note(context_->runtime().CopyToDevice(Cuda(buffer).data(), host.memory.as<float>(),
+                                                  values.size() * sizeof(float), stream()));
+  if (ok()) context_->Note(context_->runtime().Record(host.copied.get(), stream()));
+}
+
+absl::Span<const float> CudaBackend::Read(const DeviceBuffer& buffer, size_t rows) {
+  const size_t count = rows * buffer.cols();
+  if (!ok()) return {};
+  float* const host = Host(Cuda(buffer)).memory.as<float>();
+  if (ok() && count > 0) {
+    context_->Note(
+        context_->runtime().CopyToHost(host, Cuda(buffer).data(), count * sizeof(float), stream()));
+  }
+  if (ok()) context_->Note(context_->runtime().Synchronize(stream()));
+  if (!ok()) return {};
+  return {host, count};
+}
+
+// --- Operators
+
+void CudaBackend::Embed(const DeviceMatrix& table, const DeviceBatch& batch, DeviceBuffer& out) {
+  if (!ok()) return;
+  const CudaMatrix& matrix = Cuda(table);
+  const CudaBuffer& rows = Cuda(out);
+  context_->Note(kernels().embed_rows(
+      matrix.view(), Cuda(batch).view().tokens, static_cast<uint32_t>(batch.rows()),
+      static_cast<uint32_t>(table.cols()), rows.data(), rows.stride(), stream()));
+  if (matrix.row() == nullptr) return;
+  Transform(*matrix.row(), rows.data(), rows.stride(), batch.rows(), rows.data(), rows.stride());
+}
+
+void CudaBackend::NormRows(const DeviceBuffer& x, const uint32_t* rows, size_t count,
+                           const DeviceVector& weight, float eps, DeviceBuffer& out) {
+  if (!ok() || count == 0) return;
+  context_->Note(kernels().rms_norm(Cuda(x).data(), rows, static_cast<uint32_t>(count),
+                                    Cuda(x).stride(), Data(weight), eps, Cuda(out).data(),
+                                    stream()));
+}
+
+void CudaBackend::Transform(const CudaTransform& transform, const float* x, uint32_t x_stride,
+                            size_t n, float* out, uint32_t out_stride) {
+  if (!ok()) return;
+  context_->Note(kernels().transform_rows(transform.view, x, x_stride, static_cast<uint32_t>(n),
+                                          out, out_stride, stream()));
+}
+
+cuda::Activations CudaBackend::Prepare(const CudaMatrix& matrix, size_t n, CudaBuffer& x,
+                                       size_t index) {
+  PreparedForm& form = x.form(index);
+  const auto max_rows = static_cast<uint32_t>(x.max_rows());
+  if (form.prepared.empty()) {
+    form.prepared = context_->OrNote(context_->Allocate(
+        std::max(kernels().activation_bytes(cuda::ActivationForm::kHalf, max_rows, x.stride()),
+                 kernels().activation_bytes(cuda::ActivationForm::kInt8, max_rows, x.stride()))));
+  }
+  const float* from = x.data();
+  if (matrix.input() != nullptr) {
+    if (form.transformed.empty()) {
+      form.transformed =
+          context_->OrNote(context_->Allocate(x.max_rows() * x.cols() * sizeof(float)));
+    }
+    Transform(*matrix.input(), from, x.stride(), n, form.transformed.as<float>(), x.stride());
+    from = form.transformed.as<float>();
+  }
+  if (!ok()) return {};
+  const cuda::Activations activations =
+      kernels().activations_at(cuda::ActivationFormOf(matrix.view()), static_cast<uint32_t>(n),
+                               x.stride(), form.prepared.as<void>());
+  context_->Note(
+      kernels().prepare_activations(from, x.stride(), x.stride(), activations, stream()));
+  return activations;
+}
+
+void CudaBackend::Multiply(absl::Span<const DeviceMatrix* const> weights, size_t n, DeviceBuffer& x,
+                           float* y, uint32_t stride) {
+  // What the matrices before have read.
+  struct Input {
+    const CudaMatrix* reader;
+    cuda::Activations activations;
+  };
+  absl::InlinedVector<Input, 4> inputs;
+  for (const DeviceMatrix* weight : weights) {
+    const CudaMatrix& matrix = Cuda(*weight);
+    auto input = std::find_if(inputs.begin(), inputs.end(), [&](const Input& candidate) {
+      return candidate.reader->input() == matrix.input() &&
+             candidate.activations.form == cuda::ActivationFormOf(matrix.view());
+    });
+    if (input == inputs.end()) {
+      input = inputs.insert(input, {&matrix, Prepare(matrix, n, Cuda(x), inputs.size())});
+    }
+    if (!ok()) return;
+    context_->Note(kernels().multiply(matrix.view(), input->activations, y, stride, stream()));
+    if (matrix.output() != nullptr) Transform(*matrix.output(), y, stride, n, y, stride);
+    y += matrix.rows();
+  }
+}
+
+void CudaBackend::Linear(absl::Span<const DeviceMatrix* const> weights,
+                         absl::Span<const DeviceVector* const> biases, size_t n, DeviceBuffer& x,
+                         DeviceBuffer& y) {
+  const CudaBuffer& out = Cuda(y);
+  Multiply(weights, n, x, out.data(), out.stride());
+  float* column = out.data();
+  for (size_t m = 0; m < biases.size() && ok(); ++m) {
+    if (biases[m] != nullptr) {
+      context_->Note(kernels().add(column, out.stride(), Data(*biases[m]), 0,
+                                   static_cast<uint32_t>(n),
+                                   static_cast<uint32_t>(weights[m]->rows()), stream()));
+    }
+    column += weights[m]->rows();
+  }
+}
+
+void CudaBackend::LinearAdd(const DeviceMatrix& weight, size_t n, DeviceBuffer& x,
+                            DeviceBuffer& scratch, DeviceBuffer& residual) {
+  const CudaBuffer& product = Cuda(scratch);
+  const CudaBuffer& sum = Cuda(residual);
+  Multiply({&weight}, n, x, product.data(), product.stride());
+  if (!ok()) return;
+  context_->Note(kernels().add(sum.data(), sum.stride(), product.data(), product.stride(),
+                               static_cast<uint32_t>(n), static_cast<uint32_t>(weight.rows()),
+                               stream()));
+}
+
+void CudaBackend::GatedLinear(const DeviceMatrix& gate, const DeviceMatrix& up, size_t n,
+                              DeviceBuffer& x, DeviceBuffer& scratch, DeviceBuffer& out) {
+  Multiply({&gate, &up}, n, x, Cuda(scratch).data(), Cuda(scratch).stride());
+  if (!ok()) return;
+  context_->Note(kernels().swiglu(Cuda(scratch).data(), static_cast<uint32_t>(n),
+                                  static_cast<uint32_t>(gate.rows()), Cuda(out).data(), stream()));
+}
+
+void CudaBackend::RotateAndStore(const DeviceBatch& batch, const AttentionParameters& attention,
+                                 uint32_t layer, const DeviceBuffer& angles, DeviceBuffer& qkv,
+                                 KvStorage& kv) {
+  if (!ok()) return;
+  const cuda::RotaryParameters parameters = {
+      .heads = attention.heads,
+      .q_norm = attention.q_norm == nullptr ? nullptr : Data(*attention.q_norm),
+      .k_norm = attention.k_norm == nullptr ? nullptr : Data(*attention.k_norm),
+      .norm_eps = attention.norm_eps};
+  context_->Note(kernels().rotate_and_store(
+      Cuda(batch).view(), parameters, Cuda(angles).data(), Cuda(qkv).data(),
+      static_cast<CudaKvStorage&>(kv).layer(layer), stream()));
+}
+
+void CudaBackend::Attend(DeviceBatch& device_batch, const AttentionParameters& attention,
+                         uint32_t layer, const DeviceBuffer& qkv, const KvStorage& kv,
+                         DeviceBuffer& out) {
+  if (!ok()) return;
+  CudaBatch& batch = Cuda(device_batch);
+  cuda::AttentionArguments arguments = {
+      .qkv = Cuda(qkv).data(),
+      .heads = attention.heads,
+      .scale = 1.0f / std::sqrt(static_cast<float>(attention.head_dim)),
+      .out = Cuda(out).data()};
+  if (batch.partitions() > 0) {
+    arguments.partitions = batch.partitions();
+    arguments.partials = batch.Partials(attention.heads, attention.head_dim);
+  } else {
+    const absl::Span<const cuda::AttentionTile> tiles =
+        batch.Tiles(attention.heads / attention.kv_heads);
+    arguments.tiles = tiles.empty() ? nullptr : tiles.data();
+    arguments.tile_count = static_cast<uint32_t>(tiles.size());
+  }
+  if (!ok()) return;
+  context_->Note(kernels().attend(batch.view(), static_cast<const CudaKvStorage&>(kv).layer(layer),
+                                  arguments, stream()));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(
+    std::unique_ptr<cuda::DeviceRuntime> runtime, const cuda::KernelTable& kernels,
+    ThreadTeam& team) {
+  QL_ASSIGN_OR_RETURN(auto context, CudaContext::Create(std::move(runtime), kernels));
+  return std::make_unique<CudaBackend>(std::move(context), team);
+}
+
+}  // namespace quantloom

@@ -1,0 +1,185 @@
+#include "engine/cuda/cuda_batch.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "core/base/status.h"
+
+namespace quantloom {
+namespace {
+
+constexpr int32_t kPaddingPosition = -1;
+// Rows times partitions that get blocks of their own: several blocks for each of a hundred
+// multiprocessors. Beyond, a row's blocks take its partitions in turn.
+constexpr size_t kMaxPartials = 1024;
+// A step's graph takes in the order of a megabyte.
+constexpr size_t kMaxRecordings = 64;
+constexpr size_t kFirstBlockCapacity = 1024;
+
+// Few numbers to pad to: 1, 2, 4, 8, then whole token tiles of the products.
+size_t PaddedRows(size_t rows, size_t most) {
+  const size_t padded = rows <= 8 ? std::bit_ceil(rows) : (rows + 7) / 8 * 8;
+  return std::min(padded, most);
+}
+
+}  // namespace
+
+CudaBatch::CudaBatch(CudaContext& context, size_t max_rows, size_t max_selected)
+    : context_(context), max_rows_(max_rows), max_selected_(max_selected) {
+  layout_.tokens = max_selected;
+  layout_.positions = layout_.tokens + max_rows;
+  layout_.tables = layout_.positions + max_rows;
+  layout_.tiles = layout_.tables + max_rows;
+  layout_.blocks = layout_.tiles + 2 * max_rows;
+  for (CudaEvent* event : {&batch_copied_, &selection_copied_, &tiles_copied_}) {
+    *event = context_.OrNote(context_.CreateEvent());
+  }
+  Reserve(kFirstBlockCapacity);
+}
+
+CudaBatch::~CudaBatch() { ForgetRecordings(); }
+
+void CudaBatch::ForgetRecordings() {
+  for (auto& [key, recording] : recordings_) context_.runtime().Destroy(recording.graph);
+  recordings_.clear();
+}
+
+void CudaBatch::Reserve(size_t blocks) {
+  if (blocks <= block_capacity_ || !context_.ok()) return;
+  ForgetRecordings();  // they know the memory that is left behind
+  const size_t capacity = std::bit_ceil(std::max(blocks, kFirstBlockCapacity));
+  const uint64_t bytes = (layout_.blocks + capacity) * sizeof(uint32_t);
+  host_ = context_.OrNote(context_.AllocatePinned(bytes));
+  device_ = context_.OrNote(context_.Allocate(bytes));
+  if (context_.ok()) block_capacity_ = capacity;
+}
+
+void CudaBatch::Wait(const CudaEvent& copied) {
+  if (context_.ok()) context_.Note(context_.runtime().Wait(copied.get()));
+}
+
+void CudaBatch::Record(const CudaEvent& copied) {
+  if (context_.ok()) context_.Note(context_.runtime().Record(copied.get(), context_.stream()));
+}
+
+void CudaBatch::Copy(size_t begin, size_t end) {
+  if (!context_.ok()) return;
+  context_.Note(
+      context_.runtime().CopyToDevice(device_.as<uint32_t>() + begin, host_.as<uint32_t>() + begin,
+                                      (end - begin) * sizeof(uint32_t), context_.stream()));
+}
+
+void CudaBatch::Set(const RaggedBatch& batch) {
+  const size_t n = batch.size();
+  ragged_ = &batch;
+  rows_ = n <= kRecordedRows ? PaddedRows(n, max_rows_) : n;
+  selected_rows_ = 0;
+  tile_count_ = 0;
+
+  // Block tables of the sequences, as far as their last row reads; rows of one follow each other.
+  std::vector<uint32_t> tables(rows_, 0);
+  std::vector<int32_t> blocks;
+  for (size_t row = 0; row < n; ++row) {
+    const absl::Span<const int32_t> table = batch.block_table(row);
+    if (row > 0 && batch.sequence(row) == batch.sequence(row - 1)) {
+      tables[row] = tables[row - 1];
+      continue;
+    }
+    tables[row] = static_cast<uint32_t>(blocks.size());
+    blocks.insert(blocks.end(), table.begin(), table.end());
+  }
+  const uint32_t longest =
+      *std::max_element(batch.positions().begin(), batch.positions().end()) + 1;
+  const uint32_t partitions =
+      std::bit_ceil((longest + cuda::kAttentionPartition - 1) / cuda::kAttentionPartition);
+  partitions_ = is_recorded() && rows_ * partitions <= kMaxPartials ? partitions : 0;
+
+  Reserve(blocks.size());
+  Wait(batch_copied_);
+  if (!context_.ok()) return;
+  auto* const words = host_.as<uint32_t>();
+  std::fill_n(words + layout_.tokens, rows_, 0);
+  std::copy(batch.tokens().begin(), batch.tokens().end(), words + layout_.tokens);
+  std::fill_n(words + layout_.positions, rows_, static_cast<uint32_t>(kPaddingPosition));
+  std::copy(batch.positions().begin(), batch.positions().end(), words + layout_.positions);
+  std::copy(tables.begin(), tables.end(), words + layout_.tables);
+  std::copy(blocks.begin(), blocks.end(), words + layout_.blocks);
+  Copy(layout_.tokens, layout_.tables + rows_);
+  Copy(layout_.blocks, layout_.blocks + blocks.size());
+  Record(batch_copied_);
+}
+
+void CudaBatch::Select(absl::Span<const uint32_t> rows) {
+  selected_rows_ = rows.empty() ? 0 : PaddedRows(rows.size(), max_selected_);
+  Wait(selection_copied_);
+  if (!context_.ok() || rows.empty()) return;
+  auto* const words = host_.as<uint32_t>();
+  std::fill_n(words, selected_rows_, 0);
+  std::copy(rows.begin(), rows.end(), words);
+  Copy(0, selected_rows_);
+  Record(selection_copied_);
+}
+
+cuda::BatchView CudaBatch::view() const {
+  const auto* const words = device_.as<uint32_t>();
+  return {.tokens = reinterpret_cast<const int32_t*>(words + layout_.tokens),
+          .positions = reinterpret_cast<const int32_t*>(words + layout_.positions),
+          .tables = words + layout_.tables,
+          .blocks = reinterpret_cast<const int32_t*>(words + layout_.blocks),
+          .rows = static_cast<uint32_t>(rows_)};
+}
+
+float* CudaBatch::Partials(uint32_t heads, uint32_t head_dim) {
+  if (partials_.empty()) {
+    partials_ = context_.OrNote(context_.Allocate(
+        kMaxPartials * heads * cuda::AttentionPartialFloats(head_dim) * sizeof(float)));
+  }
+  return partials_.as<float>();
+}
+
+absl::Span<const cuda::AttentionTile> CudaBatch::Tiles(uint32_t group) {
+  if (is_recorded()) return {};
+  static_assert(sizeof(cuda::AttentionTile) == 2 * sizeof(uint32_t));
+  if (tile_count_ == 0) {
+    Wait(tiles_copied_);
+    if (!context_.ok()) return {};
+    auto* const tiles =
+        reinterpret_cast<cuda::AttentionTile*>(host_.as<uint32_t>() + layout_.tiles);
+    for (size_t row = 0; row < rows_; ++row) {
+      const bool joins = row > 0 && ragged_->sequence(row) == ragged_->sequence(row - 1) &&
+                         tiles[tile_count_ - 1].rows < cuda::AttentionTileRows(group);
+      if (joins) {
+        ++tiles[tile_count_ - 1].rows;
+      } else {
+        tiles[tile_count_++] = {static_cast<uint32_t>(row), 1};
+      }
+    }
+    Copy(layout_.tiles, layout_.tiles + 2 * tile_count_);
+    Record(tiles_copied_);
+  }
+  return {reinterpret_cast<const cuda::AttentionTile*>(device_.as<uint32_t>() + layout_.tiles),
+          tile_count_};
+}
+
+void CudaBatch::RunStep(absl::FunctionRef<void()> operators) {
+  if (!context_.ok()) return;
+  if (!is_recorded()) return operators();
+  if (recordings_.size() >= kMaxRecordings) ForgetRecordings();
+  Recording& recording = recordings_[{rows_, selected_rows_, partitions_}];
+  if (!recording.ran) {
+    recording.ran = true;
+    return operators();
+  }
+  if (recording.graph == nullptr) {
+    const absl::Status begun = context_.runtime().BeginCapture(context_.stream());
+    if (!begun.ok()) return context_.Note(begun);
+    operators();
+    absl::StatusOr<cuda::Graph> graph = context_.runtime().EndCapture(context_.stream());
+    if (graph.ok()) recording.graph = *graph;
+    context_.Note(graph.status());
+  }
+  if (context_.ok()) context_.Note(context_.runtime().Launch(recording.graph, context_.stream()));
+}
+
+}  // namespace quantloom

@@ -1,0 +1,84 @@
+#include "engine/device.h"
+
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "core/base/status.h"
+#include "engine/cpu_backend.h"
+#include "engine/cuda/cuda_backend.h"
+#include "engine/cuda/cuda_library.h"
+#include "kernels/cpu/linear.h"
+
+namespace quantloom {
+namespace {
+
+class Cpu final : public Device {
+ public:
+  std::string name() const override { return "cpu"; }
+  std::string description() const override { return cpu::ActiveTarget(); }
+  uint64_t memory_bytes() const override { return 0; }
+  absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(ThreadTeam& team) const override {
+    return CreateCpuBackend(team);
+  }
+};
+
+class CudaDevice final : public Device {
+ public:
+  CudaDevice(int index, const cuda::DeviceLibrary& library, cuda::DeviceProperties properties)
+      : index_(index), library_(library), properties_(std::move(properties)) {}
+
+  std::string name() const override { return absl::StrCat("cuda:", index_); }
+  std::string description() const override { return properties_.name; }
+  uint64_t memory_bytes() const override { return properties_.total_bytes; }
+  absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(ThreadTeam& team) const override {
+    QL_ASSIGN_OR_RETURN(auto runtime, library_.open_device(index_));
+    return CreateCudaBackend(std::move(runtime), *library_.kernels, team);
+  }
+
+ private:
+  int index_;
+  const cuda::DeviceLibrary& library_;
+  cuda::DeviceProperties properties_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Device>> OpenCpu() {
+  QL_RETURN_IF_ERROR(cpu::RequireSupportedCpu());
+  return std::make_unique<Cpu>();
+}
+
+absl::StatusOr<std::unique_ptr<Device>> OpenCuda(int index) {
+  QL_ASSIGN_OR_RETURN(const cuda::DeviceLibrary* const library, LoadCudaLibrary());
+  QL_ASSIGN_OR_RETURN(const auto runtime, library->open_device(index));
+  return std::make_unique<CudaDevice>(index, *library, runtime->properties());
+}
+
+absl::StatusOr<DeviceChoice> ChooseDevice(absl::string_view text) {
+  DeviceChoice choice;
+  if (text == "auto" || text == "cpu") {
+    if (text == "auto") {
+      absl::StatusOr<std::unique_ptr<Device>> cuda = OpenCuda(0);
+      if (cuda.ok()) return DeviceChoice{*std::move(cuda), absl::OkStatus()};
+      choice.fallback = cuda.status();
+    }
+    QL_ASSIGN_OR_RETURN(choice.device, OpenCpu());
+    return choice;
+  }
+  absl::string_view rest = text;
+  int index = 0;
+  if (!absl::ConsumePrefix(&rest, "cuda") ||
+      (!rest.empty() && (!absl::ConsumePrefix(&rest, ":") || rest.empty() ||
+                         !absl::ascii_isdigit(static_cast<unsigned char>(rest[0])) ||
+                         !absl::SimpleAtoi(rest, &index)))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("device '", text, "': must be auto, cpu, cuda or cuda:N"));
+  }
+  QL_ASSIGN_OR_RETURN(choice.device, OpenCuda(index));
+  return choice;
+}
+
+}  // namespace quantloom

@@ -1,0 +1,31 @@
+// What the shared library for CUDA has to offer.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/cuda/device_runtime.h"
+#include "kernels/cuda/kernel_table.h"
+
+namespace quantloom::cuda {
+
+// C++ objects cross the library's border, so both sides must be of one build. `layout` and
+// `version` come first, and are looked at before anything else.
+struct DeviceLibrary {
+  uint64_t layout;
+  const char* version;  // the project's
+  absl::StatusOr<std::unique_ptr<DeviceRuntime>> (*open_device)(int index);
+  const KernelTable* kernels;
+};
+
+// Differs between builds whose structures do.
+inline constexpr uint64_t kDeviceLibraryLayout =
+    ((sizeof(DeviceLibrary) * 1021 + sizeof(KernelTable)) * 1021 + sizeof(MatrixView)) * 1021 +
+    sizeof(HadamardView) + sizeof(AttentionArguments);
+
+// The library's only symbol.
+inline constexpr char kDeviceLibraryEntry[] = "quantloom_cuda_library";
+using DeviceLibraryEntry = const DeviceLibrary* (*)();
+
+}  // namespace quantloom::cuda

@@ -1,0 +1,20 @@
+#include "kernels/cuda/kernel_table.h"
+
+namespace quantloom::cuda {
+
+const KernelTable& Kernels() {
+  static constexpr KernelTable kKernels = {.activation_bytes = ActivationBytes,
+                                           .activations_at = ActivationsAt,
+                                           .prepare_activations = PrepareActivations,
+                                           .multiply = Multiply,
+                                           .embed_rows = EmbedRows,
+                                           .rms_norm = RmsNorm,
+                                           .add = Add,
+                                           .swiglu = SwiGlu,
+                                           .transform_rows = TransformRows,
+                                           .rotate_and_store = RotateAndStore,
+                                           .attend = Attend};
+  return kKernels;
+}
+
+}  // namespace quantloom::cuda

@@ -1,0 +1,33 @@
+// The kernels as a table of functions: how code that is linked without them calls them, whether
+// they come from the shared library for CUDA or from the emulation.
+#pragma once
+
+#include "kernels/cuda/activations.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/embed.h"
+#include "kernels/cuda/hadamard.h"
+#include "kernels/cuda/norm.h"
+#include "kernels/cuda/product.h"
+#include "kernels/cuda/rotary.h"
+
+namespace quantloom::cuda {
+
+struct KernelTable {
+  decltype(&ActivationBytes) activation_bytes;
+  decltype(&ActivationsAt) activations_at;
+  decltype(&PrepareActivations) prepare_activations;
+  decltype(&Multiply) multiply;
+  decltype(&EmbedRows) embed_rows;
+  decltype(&RmsNorm) rms_norm;
+  decltype(&Add) add;
+  decltype(&SwiGlu) swiglu;
+  decltype(&TransformRows) transform_rows;
+  decltype(&RotateAndStore) rotate_and_store;
+  decltype(&Attend) attend;
+};
+
+// Those that this is linked with.
+const KernelTable& Kernels();
+
+}  // namespace quantloom::cuda

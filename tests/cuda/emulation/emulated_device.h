@@ -1,0 +1,40 @@
+// A CUDA device for the engine, emulated.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "engine/cuda/cuda_backend.h"
+#include "engine/device.h"
+#include "tests/cuda/emulation/emulated_runtime.h"
+
+namespace quantloom::cuda_emulation {
+
+class EmulatedDevice final : public Device {
+ public:
+  explicit EmulatedDevice(uint64_t memory_bytes = uint64_t{1} << 30)
+      : memory_bytes_(memory_bytes) {}
+
+  std::string name() const override { return "cuda:0"; }
+  std::string description() const override { return "emulation"; }
+  uint64_t memory_bytes() const override { return memory_bytes_; }
+  absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(ThreadTeam& team) const override {
+    auto runtime = std::make_unique<EmulatedRuntime>(memory_bytes_);
+    runtime->FailAfter(fail_after_);
+    runtime_ = runtime.get();
+    return CreateCudaBackend(std::move(runtime), cuda::Kernels(), team);
+  }
+
+  // What backends made from now on let succeed (EmulatedRuntime::FailAfter).
+  void FailAfter(uint64_t calls) { fail_after_ = calls; }
+  // Of the backend made last, while it lives.
+  EmulatedRuntime& runtime() const { return *runtime_; }
+
+ private:
+  uint64_t memory_bytes_;
+  uint64_t fail_after_ = UINT64_MAX;
+  mutable EmulatedRuntime* runtime_ = nullptr;
+};
+
+}  // namespace quantloom::cuda_emulation
