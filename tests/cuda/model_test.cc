@@ -168,6 +168,7 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(RecipeCase{"Icquant2", "icquant:bits=2", kDeviceInt8, kCpuInt8},
                       RecipeCase{"Icquant8", "icquant:bits=8,inner=rtn,outliers=0", kDeviceInt8,
                                  kCpuInt8},
+                      RecipeCase{"Qtip2", "qtip:bits=2", kDeviceInt8, kCpuInt8},
                       RecipeCase{"Quip2", "quip:bits=2", kDeviceInt8, kCpuInt8}),
     [](const auto& test) { return std::string(test.param.name); });
 
