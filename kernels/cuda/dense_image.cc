@@ -40,16 +40,15 @@ float LargestMagnitude(absl::Span<const float> values) {
   return largest;
 }
 
-// The least power of two with which no value rounds to more than an fp16 holds.
-float RowScale(float largest) {
+}  // namespace
+
+float HalfScale(float largest) {
   if (largest == 0) return 1;
   int exponent = 0;
   std::frexp(largest, &exponent);  // largest in [2^(exponent - 1), 2^exponent)
   const float scale = std::ldexp(1.0f, std::max(exponent - 16, -126));
   return std::isinf(HalfToFloat(FloatToHalf(largest / scale))) ? 2 * scale : scale;
 }
-
-}  // namespace
 
 absl::StatusOr<MatrixImage> HalfImage(uint32_t rows, uint32_t cols, RowsReader read,
                                       ThreadTeam& team) {
@@ -76,7 +75,7 @@ absl::StatusOr<MatrixImage> HalfImage(uint32_t rows, uint32_t cols, RowsReader r
           bad_row = row;
           continue;
         }
-        row_scales[row] = RowScale(largest);
+        row_scales[row] = HalfScale(largest);
         for (uint32_t c = 0; c < cols; ++c) {
           halves[FragmentPlace<uint16_t>(row, c, view.panels)] =
               FloatToHalf(of_row[c] / row_scales[row]);

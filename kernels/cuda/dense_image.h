@@ -13,8 +13,12 @@ namespace quantloom::cuda {
 // of 16.
 using RowsReader = absl::FunctionRef<void(uint64_t first, uint64_t count, float* values)>;
 
-// fp16 elements and a scale per row, the power of two with which the row's largest element is in
-// [2^15, 2^16), rounding included. INVALID_ARGUMENT naming the row of a value that is not finite.
+// What a row's values are divided by before they become fp16: the power of two with which the
+// largest magnitude is in [2^15, 2^16), rounding included. 1 for 0.
+float HalfScale(float largest);
+
+// fp16 elements and a HalfScale for each row. INVALID_ARGUMENT naming the row of a value that is
+// not finite.
 absl::StatusOr<MatrixImage> HalfImage(uint32_t rows, uint32_t cols, RowsReader read,
                                       ThreadTeam& team);
 

@@ -2,13 +2,16 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <vector>
 
+#include "core/base/float16.h"
 #include "core/base/status.h"
 #include "core/codec/code_packing.h"
 #include "core/codec/gap_code.h"
+#include "kernels/cuda/dense_image.h"
 #include "kernels/cuda/image_layout.h"
 
 namespace quantloom::cuda {
@@ -142,14 +145,28 @@ absl::StatusOr<PackedOutliers> PackOutliersOf(const IcquantMatrix& matrix, uint3
 }
 
 bool SharesCentroids(const IcquantMatrix& matrix) {
-  return matrix.rows() == 1 || matrix.centroids(0) == matrix.centroids(1);
+  return matrix.integer_form() &&
+         (matrix.rows() == 1 || matrix.centroids(0) == matrix.centroids(1));
+}
+
+// A row's levels as fp16 under a scale, which is returned: low bytes, then high bytes.
+float PackHalfLevels(const IcquantMatrix& matrix, uint32_t row, uint32_t words, uint8_t* out) {
+  float values[32];
+  matrix.RowLevels(row, values);
+  float largest = 0;
+  for (uint32_t i = 0; i < matrix.levels(); ++i) largest = std::max(largest, std::fabs(values[i]));
+  const float scale = HalfScale(largest);
+  for (uint32_t i = 0; i < matrix.levels(); ++i) {
+    const uint16_t half = FloatToHalf(values[i] / scale);
+    out[i] = static_cast<uint8_t>(half);
+    out[4 * words + i] = static_cast<uint8_t>(half >> 8);
+  }
+  return scale;
 }
 
 }  // namespace
 
-bool HasIcquantImage(const IcquantMatrix& matrix) {
-  return matrix.integer_form() && matrix.code_bits() <= 4;
-}
+bool HasIcquantImage(const IcquantMatrix& matrix) { return matrix.code_bits() <= 4; }
 
 absl::StatusOr<MatrixImage> IcquantImage(const IcquantMatrix& matrix, ThreadTeam& team) {
   const auto rows = static_cast<uint32_t>(matrix.rows());
@@ -157,11 +174,13 @@ absl::StatusOr<MatrixImage> IcquantImage(const IcquantMatrix& matrix, ThreadTeam
   const uint32_t padded_rows = DivideUp(rows, kTileRows) * kTileRows;
   const uint32_t words = CentroidWords(matrix.code_bits(), matrix.has_outliers());
   const uint32_t tables = SharesCentroids(matrix) ? 1 : padded_rows;
+  const uint32_t level_bytes = matrix.integer_form() ? 1 : 2;
   IcquantView view = {.rows = rows,
                       .panels = DivideUp(cols, kPanelColumns),
                       .segments = DivideUp(cols, kSegmentColumns),
                       .symbol_bits = static_cast<uint32_t>(matrix.options().index_bits),
-                      .centroid_stride = tables == 1 ? 0 : words,
+                      .level_stride = tables == 1 ? 0 : words * level_bytes,
+                      .level_bytes = level_bytes,
                       .bits = static_cast<uint32_t>(matrix.code_bits())};
   PackedOutliers outliers;
   if (matrix.has_outliers()) {
@@ -171,9 +190,9 @@ absl::StatusOr<MatrixImage> IcquantImage(const IcquantMatrix& matrix, ThreadTeam
   ImageLayout layout;
   const auto codes = layout.Add<uint32_t>(size_t{padded_rows / kTileRows} * view.panels * kLanes *
                                           PanelWords(matrix.code_bits()));
-  const auto centroids = layout.Add<uint32_t>(size_t{tables} * words);
+  const auto levels = layout.Add<uint32_t>(size_t{tables} * words * level_bytes);
   const auto scales = layout.Add<float>(padded_rows);
-  const auto offsets = layout.Add<float>(padded_rows);
+  const auto offsets = layout.Add<float>(matrix.integer_form() ? padded_rows : 0);
   const auto symbols = layout.Add<uint32_t>(outliers.symbols.size() / 4 + 2);
   const auto first_symbol = layout.Add<uint32_t>(outliers.first_symbol.size());
   const auto counts = layout.Add<uint8_t>(outliers.counts.size());
@@ -181,16 +200,24 @@ absl::StatusOr<MatrixImage> IcquantImage(const IcquantMatrix& matrix, ThreadTeam
 
   PackCodesOf(matrix, view.panels, codes.In(image), team);
   for (uint32_t row = 0; row < std::min(rows, tables); ++row) {
-    std::memcpy(centroids.In(image) + size_t{row} * words, matrix.centroids(row), matrix.levels());
+    auto* const table =
+        reinterpret_cast<uint8_t*>(levels.In(image) + size_t{row} * words * level_bytes);
+    if (matrix.integer_form()) {
+      std::memcpy(table, matrix.centroids(row), matrix.levels());
+    } else {
+      scales.In(image)[row] = PackHalfLevels(matrix, row, words, table);
+    }
   }
-  for (uint32_t row = 0; row < rows; ++row) {
-    scales.In(image)[row] = matrix.scale(row);
-    offsets.In(image)[row] = matrix.offset(row);
+  if (matrix.integer_form()) {
+    for (uint32_t row = 0; row < rows; ++row) {
+      scales.In(image)[row] = matrix.scale(row);
+      offsets.In(image)[row] = matrix.offset(row);
+    }
+    view.offsets = offsets.In(image);
   }
   view.codes = codes.In(image);
-  view.centroids = centroids.In(image);
+  view.levels = levels.In(image);
   view.scales = scales.In(image);
-  view.offsets = offsets.In(image);
   if (matrix.has_outliers()) {
     static_assert(std::endian::native == std::endian::little);
     std::copy(outliers.symbols.begin(), outliers.symbols.end(),

@@ -1,4 +1,6 @@
-// ICQuant matrices of the integer forms, repacked without loss for the product on tensor cores.
+// ICQuant matrices of 1 to 4 bits, repacked for the product on tensor cores: codes and the outlier
+// index without loss; levels as they are in the integer forms, else as fp16 (HalfScale), which is
+// what form fp16 stores, and rounds form range's to 11 significant bits.
 //
 // Lane 4 g + t owns rows g and g + 8 of a tile and columns 32 t .. 32 t + 31 of a panel, eight a
 // step: codes i = 0..7 of either row are columns 32 t + 8 step + i. Within a panel they stand so
@@ -25,7 +27,7 @@
 
 namespace quantloom::cuda {
 
-// Whether IcquantImage takes the matrix: 1 to 4 bits in the forms int8 and tensor.
+// Whether IcquantImage takes the matrix: 1 to 4 bits.
 bool HasIcquantImage(const IcquantMatrix& matrix);
 
 // Its image, with an IcquantView. Errors are PackedMatrixImage's.

@@ -1,4 +1,4 @@
-// Products with ICQuant's integer forms of 1 to 4 bits.
+// Products with ICQuant's codes of 1 to 4 bits.
 #include "kernels/cuda/device/icquant_decode.h"
 #include "kernels/cuda/device/lane_words.h"
 #include "kernels/cuda/device/product_kernel.h"
@@ -7,8 +7,9 @@
 namespace quantloom::cuda {
 namespace {
 
+// What both forms of levels share: codes and outlier bits.
 template <int kBits, bool kOutliers>
-struct IcquantWeights : Int8Weights, OnePlane, ScaleAndOffset<IcquantView> {
+struct IcquantCodes : OnePlane {
   using View = IcquantView;
   static constexpr uint32_t kRowTiles = 1;
   static constexpr uint32_t kSegmentPanels = kSegmentColumns / kPanelColumns;
@@ -20,17 +21,9 @@ struct IcquantWeights : Int8Weights, OnePlane, ScaleAndOffset<IcquantView> {
   struct WithoutOutliers {};
   using Shared = std::conditional_t<kOutliers, WithOutliers, WithoutOutliers>;
 
-  CentroidTable<kBits, kOutliers> tables[2];  // of rows g and g + 8
   PanelCodes<kBits> codes[kSlabPanels];
   uint32_t outliers[2];  // of the panel, of rows g and g + 8
   SegmentBitmap* bitmaps;
-
-  __device__ __forceinline__ void Begin(const View& w, uint32_t row_tile, Shared& shared) {
-    const uint32_t g = threadIdx.x % 32 / 4;
-    tables[0].Load(w, row_tile * kTileRows + g);
-    tables[1].Load(w, row_tile * kTileRows + g + 8);
-    if constexpr (kOutliers) bitmaps = shared.bitmaps[threadIdx.x / 32];
-  }
 
   __device__ __forceinline__ void LoadSlab(const View& w, uint32_t row_tile, uint32_t panel) {
     constexpr uint32_t kWords = 32 * PanelWords(kBits);
@@ -57,22 +50,88 @@ struct IcquantWeights : Int8Weights, OnePlane, ScaleAndOffset<IcquantView> {
     }
   }
 
+  // Eight codes of row g or g + 8, and their outlier bits: a nibble each.
+  __device__ __forceinline__ uint32_t Eight(uint32_t p, uint32_t eight, uint32_t half) const {
+    return codes[p].Row(eight, half);
+  }
+  __device__ __forceinline__ uint32_t Outliers(uint32_t eight, uint32_t half) const {
+    return kOutliers ? outliers[half] >> eight & 0x11111111u : 0;
+  }
+};
+
+// Levels in int8, with a scale and an offset for each row.
+template <int kBits, bool kOutliers>
+struct IcquantWeights : IcquantCodes<kBits, kOutliers>, Int8Weights, ScaleAndOffset<IcquantView> {
+  using Base = IcquantCodes<kBits, kOutliers>;
+  CentroidTable<kBits, kOutliers> tables[2];  // of rows g and g + 8
+
+  __device__ __forceinline__ void Begin(const IcquantView& w, uint32_t row_tile,
+                                        typename Base::Shared& shared) {
+    const uint32_t row = row_tile * kTileRows + threadIdx.x % 32 / 4;
+    tables[0].Load(w, row, 0);
+    tables[1].Load(w, row + 8, 0);
+    if constexpr (kOutliers) this->bitmaps = shared.bitmaps[threadIdx.x / 32];
+  }
+
   __device__ __forceinline__ void Decode(uint32_t p, uint32_t step, uint32_t (&a)[1][1][4]) const {
 #pragma unroll
     for (uint32_t half = 0; half < 2; ++half) {
-      const uint32_t row = codes[p].Row(step, half);
-      const uint32_t bits = kOutliers ? outliers[half] >> step & 0x11111111u : 0;
+      const uint32_t row = Base::Eight(p, step, half);
+      const uint32_t bits = Base::Outliers(step, half);
       a[0][0][half] = tables[half].Decode(row & 0xFFFFu, bits & 0xFFFFu);
       a[0][0][2 + half] = tables[half].Decode(row >> 16, bits >> 16);
     }
   }
 };
 
+// Levels in fp16, a table of their low bytes and one of their high bytes.
+template <int kBits, bool kOutliers>
+struct IcquantHalfWeights : IcquantCodes<kBits, kOutliers>, HalfWeights {
+  using Base = IcquantCodes<kBits, kOutliers>;
+  CentroidTable<kBits, kOutliers> low[2];  // of rows g and g + 8
+  CentroidTable<kBits, kOutliers> high[2];
+
+  __device__ __forceinline__ void Begin(const IcquantView& w, uint32_t row_tile,
+                                        typename Base::Shared& shared) {
+#pragma unroll
+    for (uint32_t half = 0; half < 2; ++half) {
+      const uint32_t row = row_tile * kTileRows + threadIdx.x % 32 / 4 + 8 * half;
+      low[half].Load(w, row, 0);
+      high[half].Load(w, row, CentroidWords(kBits, kOutliers));
+    }
+    if constexpr (kOutliers) this->bitmaps = shared.bitmaps[threadIdx.x / 32];
+  }
+
+  // Four columns a step.
+  __device__ __forceinline__ void Decode(uint32_t p, uint32_t step, uint32_t (&a)[1][1][4]) const {
+#pragma unroll
+    for (uint32_t half = 0; half < 2; ++half) {
+      const uint32_t shift = step % 2 * 16;
+      const uint32_t four = Base::Eight(p, step / 2, half) >> shift & 0xFFFFu;
+      const uint32_t bits = Base::Outliers(step / 2, half) >> shift & 0xFFFFu;
+      const uint32_t lows = low[half].Decode(four, bits);
+      const uint32_t highs = high[half].Decode(four, bits);
+      a[0][0][half] = __byte_perm(lows, highs, 0x5140);
+      a[0][0][2 + half] = __byte_perm(lows, highs, 0x7362);
+    }
+  }
+
+  static __device__ __forceinline__ float Finish(const IcquantView& w, uint32_t row, float sum,
+                                                 const Activations&, uint32_t) {
+    return w.scales[row] * sum;
+  }
+};
+
 template <int kBits>
 const char* MultiplyBits(const IcquantView& w, const Activations& x, float* y, uint32_t stride,
                          Stream stream) {
-  return w.symbols == nullptr ? LaunchProduct<IcquantWeights<kBits, false>>(w, x, y, stride, stream)
-                              : LaunchProduct<IcquantWeights<kBits, true>>(w, x, y, stride, stream);
+  const bool outliers = w.symbols != nullptr;
+  if (w.level_bytes == 1) {
+    return outliers ? LaunchProduct<IcquantWeights<kBits, true>>(w, x, y, stride, stream)
+                    : LaunchProduct<IcquantWeights<kBits, false>>(w, x, y, stride, stream);
+  }
+  return outliers ? LaunchProduct<IcquantHalfWeights<kBits, true>>(w, x, y, stride, stream)
+                  : LaunchProduct<IcquantHalfWeights<kBits, false>>(w, x, y, stride, stream);
 }
 
 }  // namespace

@@ -11,7 +11,7 @@
 //                                            (down to 2^-32 of a row's largest value) BF16 as they
 //                                            are, F32 rounded to 11 significant bits
 //   icquant, 8 bits without outliers, int8   int8
-//   icquant, 1 to 4 bits, int8 and tensor    IcquantView
+//   icquant, 1 to 4 bits                     IcquantView; levels of form range as F32 above
 //   qtip, 1 to 4 bits                        TrellisView
 //   quip                                     E8pView
 //   everything else                          decoded; fp16 as F32 above

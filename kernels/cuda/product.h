@@ -8,9 +8,6 @@
 
 namespace quantloom::cuda {
 
-// Tokens of one pass over the weights; more take several.
-constexpr uint32_t kProductTokens = 64;
-
 // y[token, row] = sum over columns of W[row, column] x[token, column], fp32, rows of `stride`
 // elements. `x` must have the form ActivationFormOf(w) and as many panels as w.
 //

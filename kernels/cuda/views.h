@@ -103,27 +103,30 @@ QL_HOST_DEVICE constexpr uint32_t LaneWordPlace(uint32_t words, uint32_t lane, u
 
 // Words of ICQuant's codes of a lane and panel (icquant_image.h).
 QL_HOST_DEVICE constexpr uint32_t PanelWords(int bits) { return 2 * static_cast<uint32_t>(bits); }
-// Words of a row's table of centroids, a byte each.
+// Words of a byte of each of a row's levels.
 QL_HOST_DEVICE constexpr uint32_t CentroidWords(int bits, bool outliers) {
   return DivideUp((outliers ? 2u : 1u) << bits, 4);
 }
 
-// A matrix of ICQuant's integer forms with 1 to 4 bits, laid out for the product
-// (icquant_image.h).
+// A matrix of ICQuant's codes of 1 to 4 bits (icquant_image.h); value = scale of the row * level +
+// offset of the row.
 struct IcquantView {
   const uint32_t* codes = nullptr;
   const uint32_t* symbols = nullptr;       // null without outliers
   const uint32_t* first_symbol = nullptr;  // [row tiles, segments]; null without outliers
   const uint8_t* counts = nullptr;  // [row tiles, segments, 16 rows]: symbols of each row; or null
-  const uint32_t* centroids = nullptr;  // [rows padded or 1, words of a row's table]
-  const float* scales = nullptr;        // [rows padded]
-  const float* offsets = nullptr;       // [rows padded]
+  // [rows padded or 1, level_bytes, CentroidWords]: int8; of fp16 first the low bytes, then the
+  // high ones.
+  const uint32_t* levels = nullptr;
+  const float* scales = nullptr;   // [rows padded]
+  const float* offsets = nullptr;  // [rows padded]; null with fp16
   uint32_t rows = 0;
   uint32_t panels = 0;
   uint32_t segments = 0;
   uint32_t symbol_bits = 0;
-  uint32_t centroid_stride = 0;  // words from one row's table to the next; 0: one for all
-  uint32_t bits = 0;             // 1 to 4
+  uint32_t level_stride = 0;  // words from one row's table to the next; 0: one for all
+  uint32_t level_bytes = 1;   // 1: int8; 2: fp16
+  uint32_t bits = 0;          // 1 to 4
 
   template <typename Function>
   void ForEachArray(Function f) {
@@ -131,7 +134,7 @@ struct IcquantView {
     f(symbols);
     f(first_symbol);
     f(counts);
-    f(centroids);
+    f(levels);
     f(scales);
     f(offsets);
   }
@@ -185,7 +188,9 @@ using MatrixView = std::variant<HalfMatrixView, ByteMatrixView, IcquantView, Tre
 // The activations that a product with the matrix reads.
 inline ActivationForm ActivationFormOf(const HalfMatrixView&) { return ActivationForm::kHalf; }
 inline ActivationForm ActivationFormOf(const ByteMatrixView&) { return ActivationForm::kInt8; }
-inline ActivationForm ActivationFormOf(const IcquantView&) { return ActivationForm::kInt8; }
+inline ActivationForm ActivationFormOf(const IcquantView& w) {
+  return w.level_bytes == 1 ? ActivationForm::kInt8 : ActivationForm::kHalf;
+}
 inline ActivationForm ActivationFormOf(const E8pView&) { return ActivationForm::kInt8; }
 inline ActivationForm ActivationFormOf(const TrellisView& w) {
   return w.code == TrellisCode::k1Mad || w.code == TrellisCode::kMul1 ? ActivationForm::kInt8

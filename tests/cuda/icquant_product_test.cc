@@ -133,6 +133,81 @@ std::vector<FormCase> Forms() {
 }
 INSTANTIATE_TEST_SUITE_P(Forms, IcquantFormsTest, testing::ValuesIn(Forms()));
 
+// --- Levels in fp16: forms fp16 and range.
+
+class IcquantHalfLevelsTest : public IcquantFormsTest {
+ protected:
+  static std::vector<float> Values(const PackedMatrix& matrix) {
+    std::vector<float> values(matrix.rows() * matrix.cols());
+    matrix.DecodeTile(0, matrix.rows(), 0, matrix.cols(), values.data(), matrix.cols());
+    return values;
+  }
+};
+
+std::vector<FormCase> HalfForms() {
+  std::vector<FormCase> forms;
+  for (int bits = 1; bits <= 4; ++bits) {
+    for (const bool outliers : {false, true}) {
+      forms.push_back({bits, IcquantCodebook::kFp16, outliers, false});
+      forms.push_back({bits, IcquantCodebook::kRange, outliers, false});
+    }
+  }
+  return forms;
+}
+INSTANTIATE_TEST_SUITE_P(Forms, IcquantHalfLevelsTest, testing::ValuesIn(HalfForms()));
+
+// Products with unit vectors are the weights: to the last bit in form fp16, to 11 bits of the
+// computed levels in form range.
+TEST_P(IcquantHalfLevelsTest, EveryWeightDecodesToItsLevel) {
+  constexpr uint32_t kRows = 21, kCols = 300;
+  const RandomIcquant random = Matrix(kRows, kCols, 4);
+  std::vector<float> x(size_t{kCols} * kCols);
+  for (uint32_t c = 0; c < kCols; ++c) x[size_t{c} * kCols + c] = 1;
+  const std::vector<float> y =
+      Product(Image(random), PreparedActivations(ActivationForm::kHalf, x, kCols, kCols));
+  const std::vector<float> values = Values(*random.Open());
+  for (uint32_t row = 0; row < kRows; ++row) {
+    for (uint32_t c = 0; c < kCols; ++c) {
+      const float value = values[row * kCols + c];
+      if (GetParam().codebook == IcquantCodebook::kFp16) {
+        ASSERT_EQ(y[c * kRows + row], value) << "row " << row << ", column " << c;
+      } else {
+        ASSERT_NEAR(y[c * kRows + row], value, std::fabs(value) * 0x1p-11)
+            << "row " << row << ", column " << c;
+      }
+    }
+  }
+}
+
+// The bound of dense_product_test.cc; form range's levels are off by 2^-11 besides.
+TEST_P(IcquantHalfLevelsTest, ProductIsWithinItsBoundForEveryShape) {
+  const uint32_t shapes[][3] = {{1, 1, 1},   {16, 128, 1},   {17, 129, 9},
+                                {5, 255, 8}, {33, 1300, 16}, {15, 300, 75}};
+  const double level_error = GetParam().codebook == IcquantCodebook::kFp16 ? 0 : 0x1p-11;
+  for (const auto& [rows, cols, tokens] : shapes) {
+    SCOPED_TRACE(absl::StrCat(rows, " x ", cols, ", ", tokens, " tokens"));
+    const RandomIcquant random = Matrix(rows, cols, rows + cols);
+    const std::vector<float> w = Values(*random.Open());
+    const PreparedActivations x(ActivationForm::kHalf, RandomFloats(size_t{tokens} * cols, 7),
+                                tokens, cols);
+    const std::vector<float> y = Product(Image(random), x);
+    for (uint32_t token = 0; token < tokens; ++token) {
+      for (uint32_t row = 0; row < rows; ++row) {
+        double sum = 0, magnitudes = 0;
+        for (uint32_t c = 0; c < cols; ++c) {
+          const double term = static_cast<double>(w[row * cols + c]) * x.Element(token, c) *
+                              x.Scale(token, c / kPanelColumns);
+          sum += term;
+          magnitudes += std::fabs(term);
+        }
+        const double additions = cols + x.view().panels + 8;
+        ASSERT_NEAR(y[token * rows + row], sum, (additions * 0x1p-23 + level_error) * magnitudes)
+            << "row " << row << ", token " << token;
+      }
+    }
+  }
+}
+
 TEST(IcquantImageTest, TakesNoMoreThanCodesIndexAndLevels) {
   const RandomIcquant random({2, IcquantCodebook::kInt8, true, false, 64, 1024}, 1);
   const uint64_t weights = 64 * 1024;

@@ -1,5 +1,5 @@
 // Decoding of ICQuant tiles (icquant_image.h) in a warp: outlier symbols to a bitmap in shared
-// memory, codes and outlier bits to int8 centroids by byte permutation.
+// memory, codes and outlier bits to levels by byte permutation.
 //
 // Cost, in integer operations per weight at n = 2 and 5 % outliers: symbols 0.5 (about 14 of a row
 // and segment, ten operations each, decoded by 32 lanes for 8192 weights), selectors 0.4, PRMT
@@ -54,14 +54,15 @@ __device__ __forceinline__ void ExpandOutliers(const IcquantView& w, uint32_t ro
   }
 }
 
-// A row's centroids: 2^n, then as many for outliers.
+// A byte of a row's levels: of 2^n, then of as many for outliers.
 template <int kBits, bool kOutliers>
 struct CentroidTable {
   static constexpr int kWords = CentroidWords(kBits, kOutliers);
   uint32_t words[kWords];
 
-  __device__ __forceinline__ void Load(const IcquantView& w, uint32_t row) {
-    const uint32_t* const table = w.centroids + static_cast<size_t>(row) * w.centroid_stride;
+  // From word `first` of the row's levels on.
+  __device__ __forceinline__ void Load(const IcquantView& w, uint32_t row, uint32_t first) {
+    const uint32_t* const table = w.levels + static_cast<size_t>(row) * w.level_stride + first;
 #pragma unroll
     for (int i = 0; i < kWords; ++i) words[i] = table[i];
   }
@@ -78,7 +79,7 @@ struct CentroidTable {
     }
   }
 
-  // The centroids of four codes; `outliers` has bit 0 of each nibble.
+  // The bytes of four codes; `outliers` has bit 0 of each nibble.
   __device__ __forceinline__ uint32_t Decode(uint32_t codes, uint32_t outliers) const {
     if constexpr (kBits <= 2) {
       const uint32_t selector = kOutliers ? codes | outliers << kBits : codes;

@@ -132,8 +132,9 @@ __device__ __forceinline__ void StoreProduct(const typename Weights::View& w, co
   }
 }
 
+// Many tokens take more than the 128 registers of two blocks.
 template <typename Weights, uint32_t kTokenTiles>
-__global__ void __launch_bounds__(32 * kProductWarps)
+__global__ void __launch_bounds__(32 * kProductWarps, kTokenTiles > 2 ? 1 : 2)
     Product(typename Weights::View w, Activations x, uint32_t first_token, float* y,
             uint32_t stride) {
   auto& shared = *static_cast<ProductShared<Weights, kTokenTiles>*>(DynamicShared());
@@ -163,6 +164,7 @@ __global__ void __launch_bounds__(32 * kProductWarps)
 template <typename Weights>
 const char* LaunchProduct(const typename Weights::View& w, const Activations& x, float* y,
                           uint32_t stride, Stream stream) {
+  constexpr uint32_t kMost = 8;
   const uint32_t blocks = DivideUp(w.rows, kTileRows * Weights::kRowTiles);
   const auto launch = [&]<uint32_t kTiles>(uint32_t token) {
     return LaunchKernel(blocks, 32 * kProductWarps, sizeof(ProductShared<Weights, kTiles>), stream,
@@ -172,9 +174,9 @@ const char* LaunchProduct(const typename Weights::View& w, const Activations& x,
     const uint32_t left = x.tokens - token;
     const char* const error = left <= kTokenTile       ? launch.template operator()<1>(token)
                               : left <= 2 * kTokenTile ? launch.template operator()<2>(token)
-                                                       : launch.template operator()<8>(token);
+                                                       : launch.template operator()<kMost>(token);
     if (error != nullptr) return error;
-    token += left < 8 * kTokenTile ? left : 8 * kTokenTile;
+    token += left < kMost * kTokenTile ? left : kMost * kTokenTile;
   }
   return nullptr;
 }
