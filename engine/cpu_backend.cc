@@ -24,6 +24,8 @@ constexpr size_t kRowTile = 16;
 constexpr size_t kClaimsPerWorker = 4;
 // Activation rows per claim in row-wise operators (norms, embedding look-up, quantization).
 constexpr size_t kTokenGrain = 4;
+// Queries of an attention item: enough that several prompt tokens share what is read of the cache.
+constexpr size_t kAttentionQueries = 16;
 // Multiply-adds below which attention is not worth waking another worker.
 constexpr size_t kAttentionGrainWork = 8192;
 
@@ -94,12 +96,12 @@ class CpuKvStorage final : public KvStorage {
  public:
   CpuKvStorage(const KvShape& shape, std::unique_ptr<std::byte[]> bytes)
       : KvStorage(shape),
-        token_bytes_(size_t{shape.head_dim} * (shape.element == KvElement::kF16 ? 2 : 4)),
-        head_bytes_(token_bytes_ * shape.block_tokens),
+        head_bytes_(size_t{shape.head_dim} * shape.block_tokens *
+                    (shape.element == KvElement::kF16 ? 2 : 4)),
         plane_bytes_(head_bytes_ * shape.kv_heads),
         bytes_(std::move(bytes)) {}
 
-  // Block layout: [layer][key, value][kv head][token][head_dim]; a head's positions are contiguous.
+  // Block layout: [layer][key, value][kv head], then as kernels/cpu/ops.h says.
   std::byte* keys(uint32_t layer, int32_t block, uint32_t head) const {
     return bytes_.get() + static_cast<size_t>(block) * shape().block_bytes() +
            size_t{layer} * 2 * plane_bytes_ + head * head_bytes_;
@@ -110,13 +112,11 @@ class CpuKvStorage final : public KvStorage {
   void CopyBlock(int32_t from, int32_t to) const {
     std::memcpy(keys(0, to, 0), keys(0, from, 0), shape().block_bytes());
   }
-  size_t token_bytes() const { return token_bytes_; }
   cpu::KvType type() const {
     return shape().element == KvElement::kF16 ? cpu::KvType::kF16 : cpu::KvType::kF32;
   }
 
  private:
-  size_t token_bytes_;
   size_t head_bytes_;
   size_t plane_bytes_;
   std::unique_ptr<std::byte[]> bytes_;
@@ -416,7 +416,7 @@ void CpuBackend::RotateAndStore(const DeviceBatch& device_batch,
       float* v = k + attention.kv_heads * dim;
       const uint32_t position = batch.positions()[t];
       const int32_t block = batch.block_table(t)[position / block_tokens];
-      const size_t slot = position % block_tokens * cache.token_bytes();
+      const size_t slot = position % block_tokens;
       for (uint32_t h = 0; h < attention.heads; ++h, q += dim) {
         if (attention.q_norm) cpu::RmsNorm(q, Data(*attention.q_norm), dim, attention.norm_eps, q);
         cpu::Rope(q, cos, sin, dim);
@@ -424,8 +424,8 @@ void CpuBackend::RotateAndStore(const DeviceBatch& device_batch,
       for (uint32_t h = 0; h < attention.kv_heads; ++h, k += dim, v += dim) {
         if (attention.k_norm) cpu::RmsNorm(k, Data(*attention.k_norm), dim, attention.norm_eps, k);
         cpu::Rope(k, cos, sin, dim);
-        cpu::StoreKv(k, dim, cache.type(), cache.keys(layer, block, h) + slot);
-        cpu::StoreKv(v, dim, cache.type(), cache.values(layer, block, h) + slot);
+        cpu::StoreKey(k, dim, cache.type(), block_tokens, slot, cache.keys(layer, block, h));
+        cpu::StoreValue(v, dim, cache.type(), slot, cache.values(layer, block, h));
       }
     }
   });
@@ -440,35 +440,48 @@ void CpuBackend::Attend(DeviceBatch& device_batch, const AttentionParameters& at
   const size_t group = attention.heads / attention.kv_heads;  // query heads per kv head
   const uint32_t block_tokens = kv.shape().block_tokens;
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-  // One item is a row and a kv head, with the query heads that read it.
+  // One item is a kv head and the rows of a run: of one sequence, one after the other.
+  struct Run {
+    size_t first, count;
+  };
+  std::vector<Run> runs;
+  const size_t most = std::max<size_t>(1, kAttentionQueries / group);
+  for (size_t t = 0; t < batch.size(); ++t) {
+    const bool follows = t > 0 && batch.sequence(t) == batch.sequence(t - 1);
+    if (follows && runs.back().count < most) {
+      ++runs.back().count;
+    } else {
+      runs.push_back({t, 1});
+    }
+  }
   const auto attend = [&](size_t begin, size_t end, int) {
     std::vector<const std::byte*> keys;
     std::vector<const std::byte*> values;
     std::vector<cpu::AttentionQuery> queries;
     for (size_t item = begin; item < end; ++item) {
-      const size_t t = item / attention.kv_heads;
+      const Run& run = runs[item / attention.kv_heads];
       const auto head = static_cast<uint32_t>(item % attention.kv_heads);
-      const size_t length = size_t{batch.positions()[t]} + 1;
-      const size_t blocks = (length + block_tokens - 1) / block_tokens;
       keys.clear();
       values.clear();
-      for (int32_t block : batch.block_table(t).subspan(0, blocks)) {
+      queries.clear();
+      for (size_t t = run.first; t < run.first + run.count; ++t) {
+        const size_t length = size_t{batch.positions()[t]} + 1;
+        for (size_t h = head * group; h < (head + 1) * group; ++h) {
+          queries.push_back({Cpu(qkv).row(t) + h * dim, Cpu(out).row(t) + h * dim, length});
+        }
+      }
+      const size_t blocks = (queries.back().length + block_tokens - 1) / block_tokens;
+      for (int32_t block : batch.block_table(run.first).subspan(0, blocks)) {
         keys.push_back(cache.keys(layer, block, head));
         values.push_back(cache.values(layer, block, head));
       }
-      queries.clear();
-      for (size_t h = head * group; h < (head + 1) * group; ++h) {
-        queries.push_back({Cpu(qkv).row(t) + h * dim, Cpu(out).row(t) + h * dim, length});
-      }
-      cpu::Attend(queries, keys, values, block_tokens, cache.token_bytes(), cache.type(), dim,
-                  scale);
+      cpu::Attend(queries, keys, values, block_tokens, cache.type(), dim, scale);
     }
   };
-  const size_t items = batch.size() * attention.kv_heads;
   const auto longest =
       size_t{*std::max_element(batch.positions().begin(), batch.positions().end())} + 1;
   const size_t grain = std::max<size_t>(1, kAttentionGrainWork / (longest * group * dim * 2));
-  team_.ParallelFor(items, grain, attend);
+  team_.ParallelFor(runs.size() * attention.kv_heads, grain, attend);
 }
 
 }  // namespace

@@ -19,8 +19,12 @@ namespace HWY_NAMESPACE {
 // Positions whose scores are taken against one maximum. Chunks start at multiples of it, so which
 // positions share a maximum does not depend on the length.
 constexpr size_t kChunk = 64;
-// Lane sets of the value accumulator that are held in registers at once: 64 of a head's elements.
-constexpr size_t kHeldLanes = 4;
+constexpr size_t kChunkSets = kChunk / kLanes;
+// Queries that pass over a chunk together: each key and value loaded serves all of them.
+constexpr size_t kHeldQueries = 4;
+// Lane sets that Q queries accumulate in registers, of 32 vectors of 512 bits or 16 of 256.
+template <size_t Q>
+constexpr size_t kHeldSets = kVecs == 1 || Q == 1 ? 4 : 1;
 
 // Elements [i, i + 16) of a row of n, zeros past its end. kWhole: n is a multiple of 16.
 template <bool kWhole, typename E>
@@ -29,62 +33,172 @@ HWY_INLINE Lanes LoadRow(const E* row, size_t i, size_t n) {
   return i + kLanes <= n ? LoadLanes(row + i) : LoadLanesPartial(row + i, n - i);
 }
 
+HWY_INLINE float ToFloat(float value) { return value; }
+HWY_INLINE float ToFloat(HalfBits value) { return HalfToFloat(value.bits); }
+
 // Where the keys or the values of one head lie.
+template <typename E>
 struct CacheView {
   const std::byte* const* blocks;
   size_t block_tokens;
-  size_t token_stride;  // bytes
+
+  HWY_INLINE const E* Block(size_t position) const {
+    return reinterpret_cast<const E*>(blocks[position / block_tokens]);
+  }
 };
 
-// rows[j] = position first + j for j < kChunk; past `count` the last position stands in.
+// The keys of a chunk: element d of positions 16 s .. 16 s + 15 at sets[s] + d * stride.
 template <typename E>
-HWY_INLINE void FindRows(const CacheView& cache, size_t first, size_t count, const E** rows) {
-  size_t block = first / cache.block_tokens, inside = first % cache.block_tokens;
-  for (size_t j = 0; j < count; ++j) {
-    rows[j] = reinterpret_cast<const E*>(cache.blocks[block] + inside * cache.token_stride);
-    if (++inside == cache.block_tokens) {
-      inside = 0;
-      ++block;
-    }
+struct ChunkKeys {
+  const E* sets[kChunkSets];
+  size_t stride;
+};
+// The values of a chunk's positions.
+template <typename E>
+struct ChunkValues {
+  const E* rows[kChunk];
+};
+
+// Precondition: block_tokens is a multiple of 16. Behind `count` the last set stands in.
+template <typename E>
+HWY_INLINE ChunkKeys<E> FindKeys(const CacheView<E>& cache, size_t first, size_t count) {
+  ChunkKeys<E> keys;
+  keys.stride = cache.block_tokens;
+  for (size_t s = 0; s < kChunkSets; ++s) {
+    const size_t position = first + HWY_MIN(s, (count - 1) / kLanes) * kLanes;
+    keys.sets[s] = cache.Block(position) + position % cache.block_tokens;
   }
-  for (size_t j = count; j < kChunk; ++j) rows[j] = rows[count - 1];
+  return keys;
 }
 
-// scores[j] = scale * q . k[j] for j < count, four positions at a time.
-template <bool kWhole, typename E>
-HWY_INLINE void Scores(const float* query, const E* const* keys, size_t count, size_t head_dim,
-                       float scale, float* scores) {
-  for (size_t j = 0; j < count; j += 4) {
-    Lanes sums[4] = {Splat(0.0f), Splat(0.0f), Splat(0.0f), Splat(0.0f)};
-    for (size_t d = 0; d < head_dim; d += kLanes) {
-      const Lanes q = LoadRow<kWhole>(query, d, head_dim);
-#pragma GCC unroll 4
-      for (size_t i = 0; i < 4; ++i) {
-        sums[i] = Fma(q, LoadRow<kWhole>(keys[j + i], d, head_dim), sums[i]);
+template <typename E>
+HWY_INLINE ChunkValues<E> FindValues(const CacheView<E>& cache, size_t first, size_t count,
+                                     size_t head_dim) {
+  ChunkValues<E> values;
+  for (size_t j = 0; j < count; ++j) {
+    values.rows[j] = cache.Block(first + j) + (first + j) % cache.block_tokens * head_dim;
+  }
+  return values;
+}
+
+// The chunk's keys as floats at `to` [head_dim, kChunk].
+template <typename E>
+HWY_INLINE ChunkKeys<float> ExpandKeys(const CacheView<E>& cache, size_t first, size_t count,
+                                       size_t head_dim, float* to) {
+  if (cache.block_tokens % kLanes == 0) {
+    const ChunkKeys<E> keys = FindKeys(cache, first, count);
+    for (size_t d = 0; d < head_dim; ++d) {
+      for (size_t s = 0; s < kChunkSets; ++s) {
+        StoreLanes(LoadLanes(keys.sets[s] + d * keys.stride), to + d * kChunk + s * kLanes);
       }
     }
-    TreeSum4(sums[0], sums[1], sums[2], sums[3], scores + j);
+  } else {
+    for (size_t j = 0; j < kChunk; ++j) {
+      const size_t position = first + HWY_MIN(j, count - 1);
+      const E* key = cache.Block(position) + position % cache.block_tokens;
+      for (size_t d = 0; d < head_dim; ++d)
+        to[d * kChunk + j] = ToFloat(key[d * cache.block_tokens]);
+    }
   }
-  for (size_t j = 0; j < count; ++j) scores[j] *= scale;
+  ChunkKeys<float> expanded;
+  expanded.stride = kChunk;
+  for (size_t s = 0; s < kChunkSets; ++s) expanded.sets[s] = to + s * kLanes;
+  return expanded;
 }
 
-// out[d] = out[d] * correction + sum_j weights[j] v[j][d], positions in ascending order, for the S
-// lane sets from d on. Elements past head_dim stay zero.
-template <bool kWhole, size_t S, typename E>
-HWY_INLINE void AccumulateValues(const float* weights, const E* const* values, size_t count,
-                                 size_t d, size_t head_dim, float correction, float* out) {
-  Lanes sums[S];
-#pragma GCC unroll 4
-  for (size_t s = 0; s < S; ++s) sums[s] = Mul(LoadLanes(out + d + s * kLanes), Splat(correction));
+// The chunk's values as floats at `to` [kChunk, head_dim rounded up to 16].
+template <bool kWhole, typename E>
+HWY_INLINE ChunkValues<float> ExpandValues(const ChunkValues<E>& values, size_t count,
+                                           size_t head_dim, float* to) {
+  const size_t stride = (head_dim + kLanes - 1) / kLanes * kLanes;
+  ChunkValues<float> expanded;
   for (size_t j = 0; j < count; ++j) {
-    const Lanes weight = Splat(weights[j]);
+    float* row = to + j * stride;
+    for (size_t d = 0; d < head_dim; d += kLanes) {
+      StoreLanes(LoadRow<kWhole>(values.rows[j], d, head_dim), row + d);
+    }
+    expanded.rows[j] = row;
+  }
+  return expanded;
+}
+
+// scores[q][16 s + l] = scale * q . k for the S lane sets from s on; the elements of a head are
+// added in ascending order.
+template <size_t Q, size_t S, typename E>
+HWY_INLINE void ScoreSets(const float* const* queries, const ChunkKeys<E>& keys, size_t first_set,
+                          size_t head_dim, float scale, float (*scores)[kChunk]) {
+  Lanes sums[Q][S];
 #pragma GCC unroll 4
-    for (size_t s = 0; s < S; ++s) {
-      sums[s] = Fma(weight, LoadRow<kWhole>(values[j], d + s * kLanes, head_dim), sums[s]);
+  for (size_t q = 0; q < Q; ++q) {
+#pragma GCC unroll 4
+    for (size_t s = 0; s < S; ++s) sums[q][s] = Splat(0.0f);
+  }
+  for (size_t d = 0; d < head_dim; ++d) {
+    Lanes key[S];
+#pragma GCC unroll 4
+    for (size_t s = 0; s < S; ++s) key[s] = LoadLanes(keys.sets[first_set + s] + d * keys.stride);
+#pragma GCC unroll 4
+    for (size_t q = 0; q < Q; ++q) {
+      const Lanes element = Splat(queries[q][d]);
+#pragma GCC unroll 4
+      for (size_t s = 0; s < S; ++s) sums[q][s] = Fma(element, key[s], sums[q][s]);
     }
   }
 #pragma GCC unroll 4
-  for (size_t s = 0; s < S; ++s) StoreLanes(sums[s], out + d + s * kLanes);
+  for (size_t q = 0; q < Q; ++q) {
+#pragma GCC unroll 4
+    for (size_t s = 0; s < S; ++s) {
+      StoreLanes(Mul(sums[q][s], Splat(scale)), scores[q] + (first_set + s) * kLanes);
+    }
+  }
+}
+
+// Scores of the chunk's `count` positions, -infinity behind them.
+template <size_t Q, typename E>
+HWY_INLINE void Scores(const float* const* queries, const ChunkKeys<E>& keys, size_t count,
+                       size_t head_dim, float scale, float (*scores)[kChunk]) {
+  constexpr size_t S = kHeldSets<Q>;
+  const size_t sets = (count + kLanes - 1) / kLanes;
+  size_t s = 0;
+  for (; s + S <= sets; s += S) ScoreSets<Q, S>(queries, keys, s, head_dim, scale, scores);
+  for (; s < sets; ++s) ScoreSets<Q, 1>(queries, keys, s, head_dim, scale, scores);
+  for (size_t q = 0; q < Q; ++q) {
+    for (size_t j = count; j < kChunk; ++j) scores[q][j] = -HUGE_VALF;
+  }
+}
+
+// outputs[q][d] = outputs[q][d] * corrections[q] + sum_j weights[q][j] v[j][d], positions in
+// ascending order, for the S lane sets from d on. Elements past head_dim stay zero.
+template <bool kWhole, size_t Q, size_t S, typename E>
+HWY_INLINE void AccumulateValues(const float (*weights)[kChunk], const ChunkValues<E>& values,
+                                 size_t count, size_t d, size_t head_dim, const float* corrections,
+                                 float* const* outputs) {
+  Lanes sums[Q][S];
+#pragma GCC unroll 4
+  for (size_t q = 0; q < Q; ++q) {
+#pragma GCC unroll 4
+    for (size_t s = 0; s < S; ++s) {
+      sums[q][s] = Mul(LoadLanes(outputs[q] + d + s * kLanes), Splat(corrections[q]));
+    }
+  }
+  for (size_t j = 0; j < count; ++j) {
+    Lanes value[S];
+#pragma GCC unroll 4
+    for (size_t s = 0; s < S; ++s) {
+      value[s] = LoadRow<kWhole>(values.rows[j], d + s * kLanes, head_dim);
+    }
+#pragma GCC unroll 4
+    for (size_t q = 0; q < Q; ++q) {
+      const Lanes weight = Splat(weights[q][j]);
+#pragma GCC unroll 4
+      for (size_t s = 0; s < S; ++s) sums[q][s] = Fma(weight, value[s], sums[q][s]);
+    }
+  }
+#pragma GCC unroll 4
+  for (size_t q = 0; q < Q; ++q) {
+#pragma GCC unroll 4
+    for (size_t s = 0; s < S; ++s) StoreLanes(sums[q][s], outputs[q] + d + s * kLanes);
+  }
 }
 
 // The largest of the scores and `max`; NaN never is.
@@ -117,49 +231,73 @@ HWY_INLINE Lanes Weights(float* scores, float max, Lanes sum) {
 // used), the 16 lanes of the sum of weights, the unnormalized output (head_dim rounded up to 16).
 constexpr size_t kStateHeader = 2 * kLanes;
 
-// One query against one chunk of `count` positions.
-template <bool kWhole, typename E>
-HWY_INLINE void AttendChunk(const float* query, const E* const* keys, const E* const* values,
-                            size_t count, size_t head_dim, float scale, float* state) {
-  float* output = state + kStateHeader;
-  HWY_ALIGN float scores[kChunk];
-  Scores<kWhole>(query, keys, count, head_dim, scale, scores);
-  for (size_t j = count; j < kChunk; ++j) scores[j] = -HUGE_VALF;
-  const float max = MaxScore(scores, state[0]);
-  // All scores so far -infinity or NaN: any finite reference keeps the arithmetic defined.
-  const float reference = max == -HUGE_VALF ? 0.0f : max;
-  const float correction = hn::GetLane(ExpVec(LaneTag(), hn::Set(LaneTag(), state[0] - reference)));
-  state[0] = max;
-  const Lanes sum = Mul(LoadLanes(state + kLanes), Splat(correction));
-  StoreLanes(Weights(scores, reference, sum), state + kLanes);
+// Q queries against the first `count` positions of a chunk.
+template <bool kWhole, size_t Q, typename E>
+HWY_INLINE void AttendChunk(const float* const* queries, const ChunkKeys<E>& keys,
+                            const ChunkValues<E>& values, size_t count, size_t head_dim,
+                            float scale, float* const* states) {
+  HWY_ALIGN float scores[Q][kChunk];
+  Scores<Q>(queries, keys, count, head_dim, scale, scores);
+  float corrections[Q];
+  float* outputs[Q];
+  for (size_t q = 0; q < Q; ++q) {
+    float* state = states[q];
+    const float max = MaxScore(scores[q], state[0]);
+    // All scores so far -infinity or NaN: any finite reference keeps the arithmetic defined.
+    const float reference = max == -HUGE_VALF ? 0.0f : max;
+    corrections[q] = hn::GetLane(ExpVec(LaneTag(), hn::Set(LaneTag(), state[0] - reference)));
+    outputs[q] = state + kStateHeader;
+    state[0] = max;
+    const Lanes sum = Mul(LoadLanes(state + kLanes), Splat(corrections[q]));
+    StoreLanes(Weights(scores[q], reference, sum), state + kLanes);
+  }
+  constexpr size_t S = kHeldSets<Q>;
   size_t d = 0;
-  for (; d + kHeldLanes * kLanes <= head_dim; d += kHeldLanes * kLanes) {
-    AccumulateValues<kWhole, kHeldLanes>(scores, values, count, d, head_dim, correction, output);
+  for (; d + S * kLanes <= head_dim; d += S * kLanes) {
+    AccumulateValues<kWhole, Q, S>(scores, values, count, d, head_dim, corrections, outputs);
   }
   for (; d < head_dim; d += kLanes) {
-    AccumulateValues<kWhole, 1>(scores, values, count, d, head_dim, correction, output);
+    AccumulateValues<kWhole, Q, 1>(scores, values, count, d, head_dim, corrections, outputs);
   }
 }
 
-// Rows of 16-bit elements as floats at `to`, `stride` apart; rows[j] becomes the copy's address.
-template <bool kWhole>
-HWY_INLINE void ExpandRows(const HalfBits* const* from, size_t count, size_t head_dim,
-                           size_t stride, float* to, const float** rows) {
-  for (size_t j = 0; j < kChunk; ++j) {
-    rows[j] = to + HWY_MIN(j, count - 1) * stride;
-    if (j >= count) continue;
-    for (size_t d = 0; d < head_dim; d += kLanes) {
-      StoreLanes(LoadRow<kWhole>(from[j], d, head_dim), to + j * stride + d);
-    }
-  }
-}
-
-// `states` [queries, state_floats]; `expanded` [2, kChunk, state_floats] for 16-bit elements that
-// several queries read: a conversion costs as much as the product it feeds.
+// All queries that reach the chunk at `first`, as many together as see equally much of it.
 template <bool kWhole, typename E>
-void AttendQueries(absl::Span<const AttentionQuery> queries, const CacheView& keys,
-                   const CacheView& values, size_t head_dim, float scale, size_t state_floats,
-                   float* states, float* expanded) {
+HWY_INLINE void AttendAll(absl::Span<const AttentionQuery> queries, size_t first,
+                          const ChunkKeys<E>& keys, const ChunkValues<E>& values, size_t head_dim,
+                          float scale, size_t state_floats, float* states) {
+  for (size_t q = 0; q < queries.size();) {
+    if (queries[q].length <= first) {
+      ++q;
+      continue;
+    }
+    const size_t count = HWY_MIN(kChunk, queries[q].length - first);
+    const float* vectors[kHeldQueries];
+    float* their_states[kHeldQueries];
+    size_t held = 0;
+    for (; held < kHeldQueries && q < queries.size(); ++held, ++q) {
+      const size_t length = queries[q].length;
+      if (length <= first || HWY_MIN(kChunk, length - first) != count) break;
+      vectors[held] = queries[q].query;
+      their_states[held] = states + q * state_floats;
+    }
+    const auto attend = [&]<size_t Q>() HWY_ATTR {
+      AttendChunk<kWhole, Q>(vectors, keys, values, count, head_dim, scale, their_states);
+    };
+    if (held == 4) attend.template operator()<4>();
+    if (held == 3) attend.template operator()<3>();
+    if (held == 2) attend.template operator()<2>();
+    if (held == 1) attend.template operator()<1>();
+  }
+}
+
+// `states` [queries, state_floats]; `expanded`: room for a chunk's keys and values as floats. They
+// are expanded where more queries read them than pass together: a conversion costs as much as a
+// product that it feeds.
+template <bool kWhole, typename E>
+void AttendQueries(absl::Span<const AttentionQuery> queries, const CacheView<E>& key_cache,
+                   const CacheView<E>& value_cache, size_t head_dim, float scale,
+                   size_t state_floats, float* states, float* expanded) {
   size_t longest = 0;
   for (size_t q = 0; q < queries.size(); ++q) {
     float* state = states + q * state_floats;
@@ -167,29 +305,20 @@ void AttendQueries(absl::Span<const AttentionQuery> queries, const CacheView& ke
     state[0] = -HUGE_VALF;
     longest = HWY_MAX(longest, queries[q].length);
   }
+  const bool expand = queries.size() > kHeldQueries || key_cache.block_tokens % kLanes != 0;
   for (size_t first = 0; first < longest; first += kChunk) {
     const size_t count = HWY_MIN(kChunk, longest - first);
-    const E *key_rows[kChunk], *value_rows[kChunk];
-    FindRows(keys, first, count, key_rows);
-    FindRows(values, first, count, value_rows);
-    const auto attend = [&](const auto* const* k, const auto* const* v) HWY_ATTR {
-      for (size_t q = 0; q < queries.size(); ++q) {
-        if (queries[q].length <= first) continue;
-        AttendChunk<kWhole>(queries[q].query, k, v, HWY_MIN(count, queries[q].length - first),
-                            head_dim, scale, states + q * state_floats);
-      }
-    };
-    if constexpr (sizeof(E) == sizeof(HalfBits)) {
-      if (queries.size() > 1) {
-        const float *wide_keys[kChunk], *wide_values[kChunk];
-        float* second = expanded + kChunk * state_floats;
-        ExpandRows<kWhole>(key_rows, count, head_dim, state_floats, expanded, wide_keys);
-        ExpandRows<kWhole>(value_rows, count, head_dim, state_floats, second, wide_values);
-        attend(wide_keys, wide_values);
-        continue;
-      }
+    const ChunkValues<E> values = FindValues(value_cache, first, count, head_dim);
+    if (expand) {
+      const auto wide_keys = ExpandKeys(key_cache, first, count, head_dim, expanded);
+      const auto wide_values =
+          ExpandValues<kWhole>(values, count, head_dim, expanded + kChunk * head_dim);
+      AttendAll<kWhole>(queries, first, wide_keys, wide_values, head_dim, scale, state_floats,
+                        states);
+    } else {
+      AttendAll<kWhole>(queries, first, FindKeys(key_cache, first, count), values, head_dim, scale,
+                        state_floats, states);
     }
-    attend(key_rows, value_rows);
   }
   for (size_t q = 0; q < queries.size(); ++q) {
     const float* state = states + q * state_floats;
@@ -203,18 +332,19 @@ size_t StateFloats(size_t head_dim) { return kStateHeader + (head_dim + 15) / 16
 size_t ExpandedFloats(size_t head_dim) { return 2 * kChunk * StateFloats(head_dim); }
 
 void AttendTyped(absl::Span<const AttentionQuery> queries, const std::byte* const* keys,
-                 const std::byte* const* values, size_t block_tokens, size_t token_stride,
-                 KvType type, size_t head_dim, float scale, float* scratch) {
-  const CacheView k = {keys, block_tokens, token_stride}, v = {values, block_tokens, token_stride};
-  const bool whole = head_dim % kLanes == 0;
+                 const std::byte* const* values, size_t block_tokens, KvType type, size_t head_dim,
+                 float scale, float* scratch) {
   const size_t floats = StateFloats(head_dim);
   float* expanded = scratch + queries.size() * floats;
+  const auto attend = [&]<typename E>(E) HWY_ATTR {
+    const CacheView<E> k = {keys, block_tokens}, v = {values, block_tokens};
+    const auto typed = head_dim % kLanes == 0 ? AttendQueries<true, E> : AttendQueries<false, E>;
+    typed(queries, k, v, head_dim, scale, floats, scratch, expanded);
+  };
   if (type == KvType::kF16) {
-    const auto attend = whole ? AttendQueries<true, HalfBits> : AttendQueries<false, HalfBits>;
-    attend(queries, k, v, head_dim, scale, floats, scratch, expanded);
+    attend(HalfBits());
   } else {
-    const auto attend = whole ? AttendQueries<true, float> : AttendQueries<false, float>;
-    attend(queries, k, v, head_dim, scale, floats, scratch, expanded);
+    attend(float());
   }
 }
 
@@ -244,23 +374,37 @@ HWY_EXPORT(ExpandedFloats);
 HWY_EXPORT(StateFloats);
 HWY_EXPORT(StoreHalves);
 
-void StoreKv(const float* values, size_t n, KvType type, void* out) {
+void StoreKey(const float* key, size_t head_dim, KvType type, size_t block_tokens, size_t slot,
+              void* block) {
   if (type == KvType::kF32) {
-    memcpy(out, values, n * sizeof(float));
+    float* to = static_cast<float*>(block) + slot;
+    for (size_t d = 0; d < head_dim; ++d) to[d * block_tokens] = key[d];
   } else {
-    HWY_DYNAMIC_DISPATCH(StoreHalves)(values, n, static_cast<uint16_t*>(out));
+    thread_local AlignedVector<uint16_t> halves;
+    halves.resize(head_dim);
+    HWY_DYNAMIC_DISPATCH(StoreHalves)(key, head_dim, halves.data());
+    uint16_t* to = static_cast<uint16_t*>(block) + slot;
+    for (size_t d = 0; d < head_dim; ++d) to[d * block_tokens] = halves[d];
+  }
+}
+
+void StoreValue(const float* value, size_t head_dim, KvType type, size_t slot, void* block) {
+  if (type == KvType::kF32) {
+    memcpy(static_cast<float*>(block) + slot * head_dim, value, head_dim * sizeof(float));
+  } else {
+    uint16_t* to = static_cast<uint16_t*>(block) + slot * head_dim;
+    HWY_DYNAMIC_DISPATCH(StoreHalves)(value, head_dim, to);
   }
 }
 
 void Attend(absl::Span<const AttentionQuery> queries, absl::Span<const std::byte* const> keys,
-            absl::Span<const std::byte* const> values, size_t block_tokens, size_t token_stride,
-            KvType type, size_t head_dim, float scale) {
+            absl::Span<const std::byte* const> values, size_t block_tokens, KvType type,
+            size_t head_dim, float scale) {
   thread_local AlignedVector<float> scratch;
   scratch.resize(queries.size() * HWY_DYNAMIC_DISPATCH(StateFloats)(head_dim) +
                  HWY_DYNAMIC_DISPATCH(ExpandedFloats)(head_dim));
   HWY_DYNAMIC_DISPATCH(AttendTyped)
-  (queries, keys.data(), values.data(), block_tokens, token_stride, type, head_dim, scale,
-   scratch.data());
+  (queries, keys.data(), values.data(), block_tokens, type, head_dim, scale, scratch.data());
 }
 
 }  // namespace quantloom::cpu

@@ -23,10 +23,14 @@ void SwiGlu(const float* gate, const float* up, size_t n, float* out);
 // x[i] += y[i].
 void Add(float* x, const float* y, size_t n);
 
-// Storage of the KV cache's elements.
+// Storage of the KV cache's elements. A block holds the keys of one head as [head_dim,
+// block_tokens], so that a vector has one element of many positions, and the values of one head as
+// [block_tokens, head_dim].
 enum class KvType : uint8_t { kF16, kF32 };
-// Converts n floats to the cache's element type at `out`.
-void StoreKv(const float* values, size_t n, KvType type, void* out);
+// Converts a head's key or value to the block's `slot`-th position.
+void StoreKey(const float* key, size_t head_dim, KvType type, size_t block_tokens, size_t slot,
+              void* block);
+void StoreValue(const float* value, size_t head_dim, KvType type, size_t slot, void* block);
 
 // A query vector, where its output goes (head_dim floats each), and how many positions it sees.
 struct AttentionQuery {
@@ -35,14 +39,14 @@ struct AttentionQuery {
   size_t length;  // >= 1
 };
 // Queries against one cached head: the query heads that share it, and rows of a prompt with their
-// own lengths. Position p's key and value start at keys[p / block_tokens] + (p % block_tokens) *
-// token_stride bytes, likewise values; blocks up to the longest query's are read. Softmax of
-// q k^T * scale in one pass over positions in ascending order (online softmax in chunks of fixed
-// size), so a result depends only on its query and the first `length` positions, not on the other
-// queries.
+// own lengths; those of equal length that follow each other are fastest. Position p's key and value
+// are in blocks keys[p / block_tokens] and values[p / block_tokens]; blocks up to the longest
+// query's are read. Softmax of q k^T * scale in one pass over positions in ascending order (online
+// softmax in chunks of fixed size), so a result depends only on its query and the first `length`
+// positions, not on the other queries.
 void Attend(absl::Span<const AttentionQuery> queries, absl::Span<const std::byte* const> keys,
-            absl::Span<const std::byte* const> values, size_t block_tokens, size_t token_stride,
-            KvType type, size_t head_dim, float scale);
+            absl::Span<const std::byte* const> values, size_t block_tokens, KvType type,
+            size_t head_dim, float scale);
 
 // log(sum(exp(x))) of n values, fixed order.
 float LogSumExp(const float* x, size_t n);

@@ -13,31 +13,39 @@
 namespace quantloom::cpu {
 namespace {
 
-// One head's cached keys or values: blocks in shuffled order, tokens `stride` bytes apart (other
-// heads lie between), the rest filled with a value that would show.
+// One head's cached keys and values: blocks in shuffled order, other heads between them, and where
+// nothing is stored a value that would show.
 class Cache {
  public:
-  Cache(const std::vector<float>& rows, size_t length, size_t head_dim, size_t block_tokens,
-        KvType type)
-      : stride_(3 * head_dim * (type == KvType::kF16 ? 2 : 4)) {
+  Cache(const std::vector<float>& keys, const std::vector<float>& values, size_t length,
+        size_t head_dim, size_t block_tokens, KvType type)
+      : block_tokens_(block_tokens), type_(type), head_dim_(head_dim) {
     const size_t blocks = (length + block_tokens - 1) / block_tokens;
-    bytes_.resize(blocks * block_tokens * stride_, std::byte{0x7B});
+    const size_t block_bytes = head_dim * block_tokens * (type == KvType::kF16 ? 2 : 4);
+    bytes_.resize(3 * blocks * block_bytes, std::byte{0x7B});
     for (size_t b = 0; b < blocks; ++b) {
-      blocks_.push_back(bytes_.data() + (blocks - 1 - b) * block_tokens * stride_);
-    }
-    for (size_t p = 0; p < length; ++p) {
-      std::byte* to =
-          bytes_.data() + (blocks_[p / block_tokens] - bytes_.data()) + p % block_tokens * stride_;
-      StoreKv(&rows[p * head_dim], head_dim, type, to);
+      std::byte* block = bytes_.data() + 3 * (blocks - 1 - b) * block_bytes;
+      keys_.push_back(block);
+      values_.push_back(block + block_bytes);
+      const size_t first = b * block_tokens;
+      for (size_t slot = 0; slot < std::min(block_tokens, length - first); ++slot) {
+        const size_t at = (first + slot) * head_dim;
+        StoreKey(&keys[at], head_dim, type, block_tokens, slot, block);
+        StoreValue(&values[at], head_dim, type, slot, block + block_bytes);
+      }
     }
   }
-  const std::vector<const std::byte*>& blocks() const { return blocks_; }
-  size_t stride() const { return stride_; }
+  void Attend(absl::Span<const AttentionQuery> queries, float scale) const {
+    cpu::Attend(queries, keys_, values_, block_tokens_, type_, head_dim_, scale);
+  }
 
  private:
-  size_t stride_;
+  size_t block_tokens_;
+  KvType type_;
+  size_t head_dim_;
   std::vector<std::byte> bytes_;
-  std::vector<const std::byte*> blocks_;
+  std::vector<const std::byte*> keys_;
+  std::vector<const std::byte*> values_;
 };
 
 float Stored(float value, KvType type) {
@@ -75,14 +83,12 @@ TEST_P(KvTypes, MatchesTheDefinitionForAnyLengthAndHeadSize) {
       const std::vector<float> keys = RandomFloats(length * head_dim, 2);
       const std::vector<float> values = RandomFloats(length * head_dim, 3);
       const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-      const Cache key_cache(keys, length, head_dim, 16, GetParam());
-      const Cache value_cache(values, length, head_dim, 16, GetParam());
+      const Cache cache(keys, values, length, head_dim, 16, GetParam());
       const std::vector<double> expected =
           NaiveAttention(query, keys, values, length, head_dim, scale, GetParam());
       ExpectSameBitsOnEveryTarget([&] {
         std::vector<float> out(head_dim);
-        Attend({{query.data(), out.data(), length}}, key_cache.blocks(), value_cache.blocks(), 16,
-               key_cache.stride(), GetParam(), head_dim, scale);
+        cache.Attend({{query.data(), out.data(), length}}, scale);
         for (size_t d = 0; d < head_dim; ++d) EXPECT_NEAR(out[d], expected[d], 5e-6);
         return out;
       });
@@ -96,11 +102,9 @@ TEST_P(KvTypes, BlockSizeAndLaterPositionsDoNotShow) {
   const std::vector<float> keys = RandomFloats(length * head_dim, 2);
   const std::vector<float> values = RandomFloats(length * head_dim, 3);
   const auto attend = [&](size_t block_tokens, size_t cached, size_t attended) {
-    const Cache key_cache(keys, cached, head_dim, block_tokens, GetParam());
-    const Cache value_cache(values, cached, head_dim, block_tokens, GetParam());
+    const Cache cache(keys, values, cached, head_dim, block_tokens, GetParam());
     std::vector<float> out(head_dim);
-    Attend({{query.data(), out.data(), attended}}, key_cache.blocks(), value_cache.blocks(),
-           block_tokens, key_cache.stride(), GetParam(), head_dim, 0.125f);
+    cache.Attend({{query.data(), out.data(), attended}}, 0.125f);
     return out;
   };
   for (size_t attended : {1, 60, 64, 65, 150}) {
@@ -116,9 +120,9 @@ TEST_P(KvTypes, QueriesTogetherGiveTheBitsOfEachAlone) {
     const size_t cached = 200;
     const std::vector<float> keys = RandomFloats(cached * head_dim, 2);
     const std::vector<float> values = RandomFloats(cached * head_dim, 3);
-    const Cache key_cache(keys, cached, head_dim, 16, GetParam());
-    const Cache value_cache(values, cached, head_dim, 16, GetParam());
-    const std::vector<size_t> lengths = {1, 200, 64, 65, 63, 199, 128};
+    const Cache cache(keys, values, cached, head_dim, 16, GetParam());
+    const std::vector<size_t> lengths = {1,  200, 200, 200, 200, 200, 64, 64,
+                                         64, 65,  65,  63,  199, 128, 129};
     const std::vector<float> all = RandomFloats(lengths.size() * head_dim, 4);
     OnEveryTarget([&](const std::string&) {
       std::vector<float> together(all.size()), alone(all.size());
@@ -126,11 +130,9 @@ TEST_P(KvTypes, QueriesTogetherGiveTheBitsOfEachAlone) {
       for (size_t i = 0; i < lengths.size(); ++i) {
         const size_t at = i * head_dim;
         queries.push_back({&all[at], &together[at], lengths[i]});
-        Attend({{&all[at], &alone[at], lengths[i]}}, key_cache.blocks(), value_cache.blocks(), 16,
-               key_cache.stride(), GetParam(), head_dim, 0.3f);
+        cache.Attend({{&all[at], &alone[at], lengths[i]}}, 0.3f);
       }
-      Attend(queries, key_cache.blocks(), value_cache.blocks(), 16, key_cache.stride(), GetParam(),
-             head_dim, 0.3f);
+      cache.Attend(queries, 0.3f);
       EXPECT_TRUE(SameBits(together, alone)) << head_dim;
     });
   }
@@ -146,12 +148,10 @@ TEST_P(KvTypes, ScoresFarApartNeitherOverflowNorVanish) {
       values[p * head_dim + d] = static_cast<float>(p);
     }
   }
-  const Cache key_cache(keys, length, head_dim, 16, GetParam());
-  const Cache value_cache(values, length, head_dim, 16, GetParam());
+  const Cache cache(keys, values, length, head_dim, 16, GetParam());
   OnEveryTarget([&](const std::string&) {
     std::vector<float> out(head_dim);
-    Attend({{query.data(), out.data(), length}}, key_cache.blocks(), value_cache.blocks(), 16,
-           key_cache.stride(), GetParam(), head_dim, 1.0f);
+    cache.Attend({{query.data(), out.data(), length}}, 1.0f);
     for (const float value : out) EXPECT_EQ(value, 129.0f);
   });
 }
@@ -161,7 +161,7 @@ INSTANTIATE_TEST_SUITE_P(Types, KvTypes, testing::Values(KvType::kF16, KvType::k
                            return std::string(param.param == KvType::kF16 ? "F16" : "F32");
                          });
 
-TEST(StoreKv, RoundsToHalfAsTheReferenceOnEveryTarget) {
+TEST(StoreValue, RoundsToHalfAsTheReferenceOnEveryTarget) {
   std::vector<float> values;
   for (uint64_t bits = 0; bits < (uint64_t{1} << 32); bits += 65521) {
     const float value = std::bit_cast<float>(static_cast<uint32_t>(bits));
@@ -170,7 +170,7 @@ TEST(StoreKv, RoundsToHalfAsTheReferenceOnEveryTarget) {
   values.push_back(std::numeric_limits<float>::infinity());
   OnEveryTarget([&](const std::string&) {
     std::vector<uint16_t> halves(values.size());
-    StoreKv(values.data(), values.size(), KvType::kF16, halves.data());
+    StoreValue(values.data(), values.size(), KvType::kF16, /*slot=*/0, halves.data());
     for (size_t i = 0; i < values.size(); ++i) ASSERT_EQ(halves[i], FloatToHalf(values[i])) << i;
   });
 }
