@@ -16,10 +16,11 @@ namespace quantloom::cpu {
 namespace HWY_NAMESPACE {
 
 // Tile shapes. One token: rows share the activations' loads and hide each other's latencies; each
-// row keeps its tables, block sums and lanes in registers. Several tokens: 16 block sums, 4 weights
-// and an activation of 512 bits; the lanes wait in L1 between groups.
+// row keeps its tables, block sums and lanes in registers. Several tokens: 12 block sums, as many
+// lanes, an activation of each token and a weight are 28 vectors of 512 bits; a fourth token would
+// send the lanes to memory between groups (a tenth slower).
 #if QUANTLOOM_X86_512
-constexpr size_t kByteRows = 4, kByteTokens = 4;
+constexpr size_t kByteRows = 4, kByteTokens = 3;
 #else
 constexpr size_t kByteRows = 2, kByteTokens = 2;
 #endif
@@ -64,13 +65,16 @@ HWY_INLINE PackedRow<kBits, kOutliers> OpenRow(const IcquantView& view, size_t r
 template <size_t R, size_t T>
 HWY_INLINE void StoreTile(const IcquantView& view, const Activations& x, const ProductRange& range,
                           size_t row, size_t token, const float (&sums)[T][R]) {
-  for (size_t t = 0; t < T; ++t) {
-    float* y = range.y + (token + t) * range.stride + row;
-    for (size_t r = 0; r < R; ++r) {
-      const float scaled = view.scales[row + r] * sums[t][r];
-      y[r] = view.offsets == nullptr
-                 ? scaled
-                 : std::fma(view.offsets[row + r], x.total(range.first_token + token + t), scaled);
+  const hn::CappedTag<float, R> d;
+  for (size_t r = 0; r < R; r += hn::MaxLanes(d)) {
+    const auto scale = hn::LoadU(d, view.scales + row + r);
+    for (size_t t = 0; t < T; ++t) {
+      auto y = hn::Mul(scale, hn::LoadU(d, sums[t] + r));
+      if (view.offsets != nullptr) {
+        const auto total = hn::Set(d, x.total(range.first_token + token + t));
+        y = Fma(hn::LoadU(d, view.offsets + row + r), total, y);
+      }
+      hn::StoreU(y, d, range.y + (token + t) * range.stride + row + r);
     }
   }
 }
@@ -90,6 +94,10 @@ HWY_INLINE void MultiplyTokens(const IcquantView& view, const Activations& x,
   size_t t = 0;
   for (; t + kByteTokens <= range.tokens; t += kByteTokens) {
     MultiplyTile<R, kByteTokens>(view, x, range, row, t, rows);
+  }
+  if (kByteTokens > 2 && t + 2 <= range.tokens) {
+    MultiplyTile<R, 2>(view, x, range, row, t, rows);
+    t += 2;
   }
   for (; t < range.tokens; ++t) MultiplyTile<R, 1>(view, x, range, row, t, rows);
 }
