@@ -81,6 +81,31 @@ HWY_INLINE ChunkValues<E> FindValues(const CacheView<E>& cache, size_t first, si
   return values;
 }
 
+// A chunk where it lies in the cache. It is fetched while the one before is worked on, because
+// hardware prefetchers stop at the ends of blocks, 2 KB for heads of 64: one call for each element
+// of the keys, one for each position's value.
+template <typename E>
+struct CachedChunk {
+  ChunkKeys<E> keys;
+  ChunkValues<E> values;
+  size_t count;  // 0: there is none
+  size_t head_dim;
+
+  HWY_INLINE void FetchKeys(size_t d) const {
+    if (count == 0) return;
+    for (size_t s = 0; s < kChunkSets; ++s) __builtin_prefetch(keys.sets[s] + d * keys.stride);
+  }
+  HWY_INLINE void FetchValue(size_t j) const {
+    if (j >= count) return;
+    for (size_t d = 0; d < head_dim; d += 64 / sizeof(E)) __builtin_prefetch(values.rows[j] + d);
+  }
+};
+// Where a chunk was expanded, it was read as a whole.
+struct NothingToFetch {
+  HWY_INLINE void FetchKeys(size_t) const {}
+  HWY_INLINE void FetchValue(size_t) const {}
+};
+
 // The chunk's keys as floats at `to` [head_dim, kChunk].
 template <typename E>
 HWY_INLINE ChunkKeys<float> ExpandKeys(const CacheView<E>& cache, size_t first, size_t count,
@@ -124,9 +149,9 @@ HWY_INLINE ChunkValues<float> ExpandValues(const ChunkValues<E>& values, size_t 
 
 // scores[q][16 s + l] = scale * q . k for the S lane sets from s on; the elements of a head are
 // added in ascending order.
-template <size_t Q, size_t S, typename E>
-HWY_INLINE void ScoreSets(const float* const* queries, const ChunkKeys<E>& keys, size_t first_set,
-                          size_t head_dim, float scale, float (*scores)[kChunk]) {
+template <size_t Q, size_t S, typename E, class Next>
+HWY_INLINE void ScoreSets(const float* const* queries, const ChunkKeys<E>& keys, const Next& next,
+                          size_t first_set, size_t head_dim, float scale, float (*scores)[kChunk]) {
   Lanes sums[Q][S];
 #pragma GCC unroll 4
   for (size_t q = 0; q < Q; ++q) {
@@ -134,6 +159,7 @@ HWY_INLINE void ScoreSets(const float* const* queries, const ChunkKeys<E>& keys,
     for (size_t s = 0; s < S; ++s) sums[q][s] = Splat(0.0f);
   }
   for (size_t d = 0; d < head_dim; ++d) {
+    next.FetchKeys(d);
     Lanes key[S];
 #pragma GCC unroll 4
     for (size_t s = 0; s < S; ++s) key[s] = LoadLanes(keys.sets[first_set + s] + d * keys.stride);
@@ -154,14 +180,14 @@ HWY_INLINE void ScoreSets(const float* const* queries, const ChunkKeys<E>& keys,
 }
 
 // Scores of the chunk's `count` positions, -infinity behind them.
-template <size_t Q, typename E>
-HWY_INLINE void Scores(const float* const* queries, const ChunkKeys<E>& keys, size_t count,
-                       size_t head_dim, float scale, float (*scores)[kChunk]) {
+template <size_t Q, typename E, class Next>
+HWY_INLINE void Scores(const float* const* queries, const ChunkKeys<E>& keys, const Next& next,
+                       size_t count, size_t head_dim, float scale, float (*scores)[kChunk]) {
   constexpr size_t S = kHeldSets<Q>;
   const size_t sets = (count + kLanes - 1) / kLanes;
   size_t s = 0;
-  for (; s + S <= sets; s += S) ScoreSets<Q, S>(queries, keys, s, head_dim, scale, scores);
-  for (; s < sets; ++s) ScoreSets<Q, 1>(queries, keys, s, head_dim, scale, scores);
+  for (; s + S <= sets; s += S) ScoreSets<Q, S>(queries, keys, next, s, head_dim, scale, scores);
+  for (; s < sets; ++s) ScoreSets<Q, 1>(queries, keys, next, s, head_dim, scale, scores);
   for (size_t q = 0; q < Q; ++q) {
     for (size_t j = count; j < kChunk; ++j) scores[q][j] = -HUGE_VALF;
   }
@@ -169,10 +195,10 @@ HWY_INLINE void Scores(const float* const* queries, const ChunkKeys<E>& keys, si
 
 // outputs[q][d] = outputs[q][d] * corrections[q] + sum_j weights[q][j] v[j][d], positions in
 // ascending order, for the S lane sets from d on. Elements past head_dim stay zero.
-template <bool kWhole, size_t Q, size_t S, typename E>
+template <bool kWhole, size_t Q, size_t S, typename E, class Next>
 HWY_INLINE void AccumulateValues(const float (*weights)[kChunk], const ChunkValues<E>& values,
-                                 size_t count, size_t d, size_t head_dim, const float* corrections,
-                                 float* const* outputs) {
+                                 const Next& next, size_t count, size_t d, size_t head_dim,
+                                 const float* corrections, float* const* outputs) {
   Lanes sums[Q][S];
 #pragma GCC unroll 4
   for (size_t q = 0; q < Q; ++q) {
@@ -182,6 +208,7 @@ HWY_INLINE void AccumulateValues(const float (*weights)[kChunk], const ChunkValu
     }
   }
   for (size_t j = 0; j < count; ++j) {
+    next.FetchValue(j);
     Lanes value[S];
 #pragma GCC unroll 4
     for (size_t s = 0; s < S; ++s) {
@@ -232,12 +259,12 @@ HWY_INLINE Lanes Weights(float* scores, float max, Lanes sum) {
 constexpr size_t kStateHeader = 2 * kLanes;
 
 // Q queries against the first `count` positions of a chunk.
-template <bool kWhole, size_t Q, typename E>
+template <bool kWhole, size_t Q, typename E, class Next>
 HWY_INLINE void AttendChunk(const float* const* queries, const ChunkKeys<E>& keys,
-                            const ChunkValues<E>& values, size_t count, size_t head_dim,
-                            float scale, float* const* states) {
+                            const ChunkValues<E>& values, const Next& next, size_t count,
+                            size_t head_dim, float scale, float* const* states) {
   HWY_ALIGN float scores[Q][kChunk];
-  Scores<Q>(queries, keys, count, head_dim, scale, scores);
+  Scores<Q>(queries, keys, next, count, head_dim, scale, scores);
   float corrections[Q];
   float* outputs[Q];
   for (size_t q = 0; q < Q; ++q) {
@@ -254,18 +281,18 @@ HWY_INLINE void AttendChunk(const float* const* queries, const ChunkKeys<E>& key
   constexpr size_t S = kHeldSets<Q>;
   size_t d = 0;
   for (; d + S * kLanes <= head_dim; d += S * kLanes) {
-    AccumulateValues<kWhole, Q, S>(scores, values, count, d, head_dim, corrections, outputs);
+    AccumulateValues<kWhole, Q, S>(scores, values, next, count, d, head_dim, corrections, outputs);
   }
   for (; d < head_dim; d += kLanes) {
-    AccumulateValues<kWhole, Q, 1>(scores, values, count, d, head_dim, corrections, outputs);
+    AccumulateValues<kWhole, Q, 1>(scores, values, next, count, d, head_dim, corrections, outputs);
   }
 }
 
 // All queries that reach the chunk at `first`, as many together as see equally much of it.
-template <bool kWhole, typename E>
+template <bool kWhole, typename E, class Next>
 HWY_INLINE void AttendAll(absl::Span<const AttentionQuery> queries, size_t first,
-                          const ChunkKeys<E>& keys, const ChunkValues<E>& values, size_t head_dim,
-                          float scale, size_t state_floats, float* states) {
+                          const ChunkKeys<E>& keys, const ChunkValues<E>& values, const Next& next,
+                          size_t head_dim, float scale, size_t state_floats, float* states) {
   for (size_t q = 0; q < queries.size();) {
     if (queries[q].length <= first) {
       ++q;
@@ -282,7 +309,7 @@ HWY_INLINE void AttendAll(absl::Span<const AttentionQuery> queries, size_t first
       their_states[held] = states + q * state_floats;
     }
     const auto attend = [&]<size_t Q>() HWY_ATTR {
-      AttendChunk<kWhole, Q>(vectors, keys, values, count, head_dim, scale, their_states);
+      AttendChunk<kWhole, Q>(vectors, keys, values, next, count, head_dim, scale, their_states);
     };
     if (held == 4) attend.template operator()<4>();
     if (held == 3) attend.template operator()<3>();
@@ -306,19 +333,29 @@ void AttendQueries(absl::Span<const AttentionQuery> queries, const CacheView<E>&
     longest = HWY_MAX(longest, queries[q].length);
   }
   const bool expand = queries.size() > kHeldQueries || key_cache.block_tokens % kLanes != 0;
+  const auto find = [&](size_t first) HWY_ATTR {
+    CachedChunk<E> chunk;
+    chunk.head_dim = head_dim;
+    chunk.count = first < longest ? HWY_MIN(kChunk, longest - first) : 0;
+    if (chunk.count == 0) return chunk;
+    if (!expand) chunk.keys = FindKeys(key_cache, first, chunk.count);
+    chunk.values = FindValues(value_cache, first, chunk.count, head_dim);
+    return chunk;
+  };
+  CachedChunk<E> chunk = find(0);
   for (size_t first = 0; first < longest; first += kChunk) {
-    const size_t count = HWY_MIN(kChunk, longest - first);
-    const ChunkValues<E> values = FindValues(value_cache, first, count, head_dim);
+    const CachedChunk<E> next = find(first + kChunk);
     if (expand) {
-      const auto wide_keys = ExpandKeys(key_cache, first, count, head_dim, expanded);
-      const auto wide_values =
-          ExpandValues<kWhole>(values, count, head_dim, expanded + kChunk * head_dim);
-      AttendAll<kWhole>(queries, first, wide_keys, wide_values, head_dim, scale, state_floats,
-                        states);
+      const auto keys = ExpandKeys(key_cache, first, chunk.count, head_dim, expanded);
+      const auto values =
+          ExpandValues<kWhole>(chunk.values, chunk.count, head_dim, expanded + kChunk * head_dim);
+      AttendAll<kWhole>(queries, first, keys, values, NothingToFetch(), head_dim, scale,
+                        state_floats, states);
     } else {
-      AttendAll<kWhole>(queries, first, FindKeys(key_cache, first, count), values, head_dim, scale,
+      AttendAll<kWhole>(queries, first, chunk.keys, chunk.values, next, head_dim, scale,
                         state_floats, states);
     }
+    chunk = next;
   }
   for (size_t q = 0; q < queries.size(); ++q) {
     const float* state = states + q * state_floats;
