@@ -40,19 +40,19 @@ BENCHMARK(BM_SwiGlu);
 // Arguments: queries that share the head, cached positions. Time is per call, rate per query.
 void BM_Attend(benchmark::State& state, KvType type) {
   constexpr size_t kHeadDim = 64, kBlockTokens = 32;
-  const size_t token_bytes = kHeadDim * (type == KvType::kF16 ? 2 : 4);
+  const size_t block_bytes = kBlockTokens * kHeadDim * (type == KvType::kF16 ? 2 : 4);
   const auto queries = static_cast<size_t>(state.range(0));
   const auto length = static_cast<size_t>(state.range(1));
   const size_t blocks = (length + kBlockTokens - 1) / kBlockTokens;
-  const std::vector<std::byte> cache(blocks * kBlockTokens * token_bytes);
+  const std::vector<std::byte> cache(blocks * block_bytes);
   std::vector<const std::byte*> rows;
-  for (size_t b = 0; b < blocks; ++b) rows.push_back(&cache[b * kBlockTokens * token_bytes]);
+  for (size_t b = 0; b < blocks; ++b) rows.push_back(&cache[b * block_bytes]);
   std::vector<float> in(queries * kHeadDim, 0.1f), out(queries * kHeadDim);
   std::vector<AttentionQuery> list;
   for (size_t q = 0; q < queries; ++q)
     list.push_back({&in[q * kHeadDim], &out[q * kHeadDim], length});
   for (auto _ : state) {
-    Attend(list, rows, rows, kBlockTokens, token_bytes, type, kHeadDim, 0.125f);
+    Attend(list, rows, rows, kBlockTokens, type, kHeadDim, 0.125f);
     benchmark::ClobberMemory();
   }
   state.counters["positions/s"] = benchmark::Counter(
