@@ -116,6 +116,9 @@ class Backend {
   // the device failed.
   virtual absl::Status status() const = 0;
 
+  // Packed matrices without a kernel for their form, which the device therefore keeps decoded.
+  virtual uint64_t decoded_matrices() const = 0;
+
   // --- Memory -----------------------------------------------------------------------------------
 
   // From a codec's matrix; the bytes it views must outlive the result.

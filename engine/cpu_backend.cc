@@ -172,6 +172,7 @@ class CpuBackend final : public Backend {
   explicit CpuBackend(ThreadTeam& team) : team_(team) {}
 
   absl::Status status() const override { return absl::OkStatus(); }
+  uint64_t decoded_matrices() const override { return 0; }
 
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromPacked(
       std::unique_ptr<PackedMatrix> matrix, MatrixUse) override {

@@ -107,6 +107,7 @@ class CudaBackend final : public Backend {
       : context_(std::move(context)), transforms_(*context_), team_(team) {}
 
   absl::Status status() const override { return context_->status(); }
+  uint64_t decoded_matrices() const override { return decoded_matrices_; }
 
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromPacked(
       std::unique_ptr<PackedMatrix> matrix, MatrixUse use) override;
@@ -176,6 +177,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<CudaContext> context_;
   CudaTransforms transforms_;
   ThreadTeam& team_;
+  uint64_t decoded_matrices_ = 0;
 };
 
 // --- Memory
@@ -187,6 +189,10 @@ absl::StatusOr<std::unique_ptr<DeviceMatrix>> CudaBackend::MatrixFromPacked(
       cuda::PackedMatrixImage(
           *matrix, use == MatrixUse::kRows ? cuda::MatrixUse::kRows : cuda::MatrixUse::kProduct,
           team_));
+  // An embedding is fp16 or int8 in any case: rows of other forms cannot be looked up.
+  if (use == MatrixUse::kProducts && std::holds_alternative<cuda::HalfMatrixView>(image.view)) {
+    ++decoded_matrices_;
+  }
   return CudaMatrix::Create(image, matrix->incoherence(), *context_, transforms_);
 }
 

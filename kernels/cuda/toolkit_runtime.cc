@@ -162,6 +162,11 @@ std::string Capability(int capability) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DeviceRuntime>> OpenDevice(int index) {
+  // Where there is no driver CUDA says that it is too old.
+  int driver = 0;
+  if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0) {
+    return absl::FailedPreconditionError("CUDA is not available: no NVIDIA driver is installed");
+  }
   int count = 0;
   QL_RETURN_IF_ERROR(ToStatus(cudaGetDeviceCount(&count), "cudaGetDeviceCount"));
   if (index < 0 || index >= count) {

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "core/base/status.h"
+#include "engine/model.h"
 #include "services/common/logging.h"
 #include "services/common/proto_time.h"
 
@@ -70,6 +71,25 @@ ModelRegistry::~ModelRegistry() {
 void ModelRegistry::SetListener(ServingListener listener) {
   std::lock_guard<std::mutex> lock(mutex_);
   listener_ = std::move(listener);
+}
+
+void ModelRegistry::SetFailureListener(std::function<void()> listener) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  failure_listener_ = std::move(listener);
+}
+
+void ModelRegistry::DeviceFailed(uint64_t version, const absl::Status& status) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const Version& failed = versions_.find(version)->second;
+  LogError(
+      "device failed",
+      {{"model", failed.name}, {"device", options_.device->name()}, {"error", status.ToString()}});
+  const auto slot = slots_.find(failed.name);
+  const bool serves =
+      slot != slots_.end() && slot->second.model.get() == failed.model && failed.model != nullptr;
+  if (serves && listener_) listener_(failed.name, false);
+  // Memory that ran out is this model's trouble alone.
+  if (failure_listener_ && !absl::IsResourceExhausted(status)) failure_listener_();
 }
 
 // --- What is there
@@ -305,8 +325,17 @@ absl::StatusOr<std::unique_ptr<ServedModel>> ModelRegistry::LoadVersion(
   model->version = version;
   model->stamp = description.stamp;
   model->description = description.message;
-  QL_ASSIGN_OR_RETURN(model->loaded, LoadedModel::LoadPacked(directory, options_.verify, team_));
-  QL_ASSIGN_OR_RETURN(model->engine, GenerationEngine::Create(model->loaded, options_.engine));
+  QL_ASSIGN_OR_RETURN(model->loaded,
+                      LoadedModel::LoadPacked(directory, options_.verify, *options_.device, team_));
+  QL_ASSIGN_OR_RETURN(model->engine,
+                      GenerationEngine::Create(model->loaded, options_.engine,
+                                               [this, version](const absl::Status& status) {
+                                                 DeviceFailed(version, status);
+                                               }));
+  if (const uint64_t decoded = model->loaded->model().backend().decoded_matrices(); decoded > 0) {
+    LogWarning("matrices have no kernel on this device and are kept in fp16",
+               {{"model", name}, {"matrices", decoded}, {"device", options_.device->name()}});
+  }
   QL_RETURN_IF_ERROR(WarmUp(*model->engine));
   model->load_time = absl::Now();
   std::move(release).Cancel();

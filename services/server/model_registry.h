@@ -30,6 +30,7 @@
 #include "absl/time/time.h"
 #include "core/base/parallel.h"
 #include "core/format/packed_model.h"
+#include "engine/device.h"
 #include "engine/generation.h"
 #include "engine/loaded_model.h"
 #include "quantloom/v1/model.pb.h"
@@ -55,6 +56,7 @@ class ModelRegistry {
   struct Options {
     ConfinedRoot root;
     Verify verify = Verify::kHeader;
+    std::shared_ptr<const Device> device;  // what all models run on
     // Bytes of weights, KV caches and activations of all versions of all models; 0: none.
     uint64_t memory_limit = 0;
     GenerationEngine::Limits engine;
@@ -64,7 +66,7 @@ class ModelRegistry {
   // Told when a model begins (true) or ceases to take requests. Must not call the registry.
   using ServingListener = std::function<void(const std::string& name, bool serving)>;
 
-  // `team` runs all models' forward passes and must outlive the registry.
+  // `team` is what all models' backends compute with; it must outlive the registry.
   ModelRegistry(Options options, ThreadTeam& team);
   // Ends all requests with UNAVAILABLE and frees all models; waits until the leases are gone.
   ~ModelRegistry();
@@ -74,6 +76,9 @@ class ModelRegistry {
   // Replaces the listener; an empty one hears nothing. When it returns, the one before is not
   // running and will not be called again.
   void SetListener(ServingListener listener);
+  // The same for one that is told when the device has failed for good, after the ServingListener
+  // was told of the model that found it.
+  void SetFailureListener(std::function<void()> listener);
 
   // The loaded model of that name; an empty name means the only one. INVALID_ARGUMENT (a name that
   // is none) and NOT_FOUND name the field `model`; FAILED_PRECONDITION: not loaded, or an empty
@@ -147,6 +152,8 @@ class ModelRegistry {
   absl::StatusOr<std::unique_ptr<ServedModel>> LoadNow(const std::string& name);
   absl::StatusOr<std::unique_ptr<ServedModel>> LoadVersion(
       const std::string& name, const ModelRoot::Description& description);
+  // The device failed under a version, on its engine's thread.
+  void DeviceFailed(uint64_t version, const absl::Status& status);
   // Makes a loaded version the one that takes requests.
   void Install(std::unique_ptr<ServedModel> model);
   // Counts the memory of a version to be loaded, or says why not.
@@ -170,6 +177,7 @@ class ModelRegistry {
   uint64_t last_version_ = 0;
   std::map<std::string, EngineStats> ended_;  // counters of the versions that are gone, by name
   ServingListener listener_;                  // called with mutex_ held, so that it hears in order
+  std::function<void()> failure_listener_;    // likewise
   bool draining_ = false;
 
   WorkerPool worker_{1, WorkerPool::kUnbounded};  // last: its tasks use everything above

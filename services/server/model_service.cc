@@ -96,11 +96,11 @@ grpc::ServerUnaryReactor* ModelServiceImpl::GetServerInfo(grpc::CallbackServerCo
       });
 }
 
-v1::ServerInfo DescribeServer(const GenerationEngine::Limits& limits, int threads,
-                              int max_message_bytes) {
+v1::ServerInfo DescribeServer(const Device& device, const GenerationEngine::Limits& limits,
+                              int threads, int max_message_bytes) {
   v1::ServerInfo info;
   info.set_version(Version());
-  info.set_device("cpu");
+  info.set_device(device.name());
   info.set_simd_target(cpu::ActiveTarget());
   info.set_threads(threads);
   info.set_max_running_requests(limits.max_running);

@@ -53,7 +53,7 @@ class ModelServiceImpl final : public RawModelService {
 };
 
 // What does not change while a server runs: version, device, limits, codecs, start time (now).
-v1::ServerInfo DescribeServer(const GenerationEngine::Limits& limits, int threads,
-                              int max_message_bytes);
+v1::ServerInfo DescribeServer(const Device& device, const GenerationEngine::Limits& limits,
+                              int threads, int max_message_bytes);
 
 }  // namespace quantloom

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status.h"
 #include "kernels/cpu/linear.h"
+#include "services/common/logging.h"
 
 namespace quantloom {
 namespace {
@@ -32,18 +33,21 @@ absl::Status LoadAndWait(ModelRegistry& models, const std::string& name,
 
 }  // namespace
 
-Server::Server(const ServerOptions& options, ConfinedRoot root)
+Server::Server(const ServerOptions& options, ConfinedRoot root,
+               std::shared_ptr<const Device> device)
     : options_(options),
       team_(options.threads),
       models_({.root = std::move(root),
                .verify = options.verify_mode(),
-               .memory_limit = options.memory_limit,
+               .device = device,
+               .memory_limit =
+                   options.memory_limit != 0 ? options.memory_limit : device->memory_bytes(),
                .engine = options.engine},
               team_),
       serving_metrics_(metrics_.registry()),
       generation_service_(models_, serving_metrics_, options.input),
-      model_service_(models_,
-                     DescribeServer(options.engine, team_.size(), options.grpc.max_message_bytes)) {
+      model_service_(models_, DescribeServer(*device, options.engine, team_.size(),
+                                             options.grpc.max_message_bytes)) {
   metrics_.Add(std::make_shared<EngineMetrics>(models_));
 }
 
@@ -51,13 +55,27 @@ Server::Server(const ServerOptions& options, ConfinedRoot root)
 Server::~Server() {
   watcher_.reset();
   models_.SetListener({});
+  models_.SetFailureListener({});
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
+  absl::StatusOr<DeviceChoice> choice = ChooseDevice(options.device);
+  if (!choice.ok()) return Annotate(choice.status(), "device");
+  if (!choice->fallback.ok()) {
+    LogInfo("no CUDA device, so models run on the CPU", {{"reason", choice->fallback.message()}});
+  }
+  return Start(options, std::move(choice->device));
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,
+                                                      std::shared_ptr<const Device> device) {
   QL_RETURN_IF_ERROR(cpu::RequireSupportedCpu());
+  LogInfo("device", {{"name", device->name()},
+                     {"processor", device->description()},
+                     {"memory_bytes", device->memory_bytes()}});
   absl::StatusOr<ConfinedRoot> root = ConfinedRoot::Open(options.model_root);
   if (!root.ok()) return Annotate(root.status(), "model-root");
-  std::unique_ptr<Server> server(new Server(options, *std::move(root)));
+  std::unique_ptr<Server> server(new Server(options, *std::move(root), std::move(device)));
   QL_ASSIGN_OR_RETURN(
       server->grpc_,
       GrpcServer::Start(
@@ -67,6 +85,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   server->models_.SetListener([grpc = server->grpc_.get()](const std::string& name, bool serving) {
     grpc->SetServing(absl::StrCat(kModelHealthPrefix, name), serving);
   });
+  // No model of this process can use the device any more: the whole server is of no use.
+  server->models_.SetFailureListener([grpc = server->grpc_.get()] { grpc->SetServing(false); });
   return server;
 }
 

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "core/base/parallel.h"
+#include "engine/device.h"
 #include "services/common/confined_root.h"
 #include "services/common/grpc_server.h"
 #include "services/common/metrics.h"
@@ -28,8 +29,12 @@ namespace quantloom {
 class Server {
  public:
   // Binds and answers, with no model loaded and health NOT_SERVING. NOT_FOUND for no model root,
-  // FAILED_PRECONDITION for a CPU that is too old, UNAVAILABLE for an address that is taken.
+  // FAILED_PRECONDITION for a CPU that is too old or a device that cannot be used, INVALID_ARGUMENT
+  // for one that there is not, UNAVAILABLE for an address that is taken.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options);
+  // On a device of the caller's.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options,
+                                                       std::shared_ptr<const Device> device);
   ~Server();
 
   // Loads the models that the options name, reports SERVING, and begins to watch the root. An error
@@ -47,7 +52,7 @@ class Server {
   ModelRegistry& models() { return models_; }
 
  private:
-  Server(const ServerOptions& options, ConfinedRoot root);
+  Server(const ServerOptions& options, ConfinedRoot root, std::shared_ptr<const Device> device);
 
   const ServerOptions options_;
   ThreadTeam team_;

@@ -21,9 +21,15 @@ void ServerOptions::AddTo(Configuration& configuration) {
       ->check(CLI::IsMember({"header", "full"}));
   configuration
       .Add("memory-limit", memory_limit,
-           "Bytes for weights, KV caches and activations of all models, e.g. 8GiB; 0: no limit")
+           "Bytes for weights, KV caches and activations of all models, e.g. 8GiB; 0: all that the "
+           "device has of its own, on a CPU no limit")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
-  configuration.Add("threads", threads, "Threads of forward passes; 0: one per processor")
+  configuration.Add(
+      "device", device,
+      "What models run on: auto (a CUDA device where there is one), cpu, cuda, cuda:N");
+  configuration
+      .Add("threads", threads,
+           "Threads of forward passes, on CUDA devices of loading; 0: one per processor")
       ->check(CLI::Range(0, 1024));
   configuration.Add("max-running", engine.max_running, "Sequences in one batch, per model")
       ->check(CLI::Range(1, 4096));

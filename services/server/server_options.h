@@ -26,6 +26,7 @@ struct ServerOptions {
   absl::Duration watch_models;    // time between two looks at the root; 0: none
   std::string verify = "header";  // header, full
   uint64_t memory_limit = 0;      // bytes; 0: none
+  std::string device = "auto";    // auto, cpu, cuda, cuda:N
   int threads = 0;                // 0: one per processor
   GenerationEngine::Limits engine;
   InputLimits input{.max_prompt_bytes = 1 << 20};

@@ -52,7 +52,7 @@ TEST(LoadCudaLibrary, RefusesALibraryOfAnotherBuild) {
 }
 
 #ifdef QUANTLOOM_CUDA_BUILT
-// Without a GPU CUDA's own message is passed on; with one it is opened.
+// Where there is no GPU that can be used, the message says so.
 TEST(LoadCudaLibrary, OpensTheOneOfThisBuild) {
   const auto library = LoadCudaLibrary();
   ASSERT_TRUE(library.ok()) << library.status();
@@ -62,7 +62,8 @@ TEST(LoadCudaLibrary, OpensTheOneOfThisBuild) {
     EXPECT_TRUE(absl::IsInvalidArgument((*library)->open_device(1000).status()));
   } else {
     EXPECT_TRUE(absl::IsFailedPrecondition(device.status())) << device.status();
-    EXPECT_THAT(std::string(device.status().message()), HasSubstr("cudaGetDeviceCount: "));
+    EXPECT_THAT(std::string(device.status().message()),
+                ::testing::AnyOf(HasSubstr("no NVIDIA driver"), HasSubstr("cudaGetDeviceCount: ")));
   }
 }
 #endif

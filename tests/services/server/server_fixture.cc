@@ -89,7 +89,7 @@ void ServerTest::SetUp() {
 void ServerTest::TearDown() { StopServer(); }
 
 void ServerTest::StartServer() {
-  auto server = Server::Start(options_);
+  auto server = Server::Start(options_, device_);
   ASSERT_TRUE(server.ok()) << server.status();
   server_ = *std::move(server);
   const absl::Status loaded = server_->LoadModels([] { return false; });

@@ -38,8 +38,9 @@ class ServerTest : public ::testing::Test {
   void SetUp() override;
   void TearDown() override;
 
-  // Settings that StartServer will use; loopback, free ports, two threads.
+  // What StartServer will use: settings (loopback, free ports, two threads) and the CPU.
   ServerOptions options_;
+  std::shared_ptr<const Device> device_ = OpenCpu().value();
   void StartServer();
   // Ends the server as SIGTERM does.
   void StopServer();
