@@ -24,8 +24,8 @@ constexpr size_t kRowTile = 16;
 constexpr size_t kClaimsPerWorker = 4;
 // Activation rows per claim in row-wise operators (norms, embedding look-up, quantization).
 constexpr size_t kTokenGrain = 4;
-// Queries of an attention item: enough that several prompt tokens share what is read of the cache.
-constexpr size_t kAttentionQueries = 16;
+// Queries of an attention item at most: so many that prompt tokens share what is read of the cache.
+constexpr size_t kAttentionQueries = 48;
 // Multiply-adds below which attention is not worth waking another worker.
 constexpr size_t kAttentionGrainWork = 8192;
 
@@ -446,7 +446,9 @@ void CpuBackend::Attend(DeviceBatch& device_batch, const AttentionParameters& at
     size_t first, count;
   };
   std::vector<Run> runs;
-  const size_t most = std::max<size_t>(1, kAttentionQueries / group);
+  const size_t claims = static_cast<size_t>(team_.size()) * kClaimsPerWorker;
+  const size_t most = std::max<size_t>(
+      1, std::min(kAttentionQueries / group, batch.size() * attention.kv_heads / claims));
   for (size_t t = 0; t < batch.size(); ++t) {
     const bool follows = t > 0 && batch.sequence(t) == batch.sequence(t - 1);
     if (follows && runs.back().count < most) {
