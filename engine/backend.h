@@ -21,6 +21,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "core/base/dtype.h"
 #include "core/codec/codec.h"
@@ -153,6 +154,8 @@ class Backend {
   // call may depend on batch.rows() and batch.selected_rows() alone: where both have been the same
   // before, a device may repeat what it recorded then, with the batch as it is now.
   virtual void RunStep(DeviceBatch& batch, absl::FunctionRef<void()> operators) = 0;
+  // How long the device worked on the batch's last step. Waits for its end.
+  virtual absl::Duration StepTime(const DeviceBatch& batch) = 0;
 
   // --- Operators; n = batch rows ----------------------------------------------------------------
 

@@ -10,6 +10,7 @@
 
 #include "absl/container/inlined_vector.h"
 #include "absl/functional/function_ref.h"
+#include "absl/time/clock.h"
 #include "core/base/status.h"
 #include "core/transform/incoherence.h"
 #include "kernels/cpu/linear.h"
@@ -86,8 +87,11 @@ class CpuBatch final : public DeviceBatch {
   void Select(absl::Span<const uint32_t> rows) { selected_ = rows; }
   const RaggedBatch& ragged() const { return *batch_; }
   absl::Span<const uint32_t> selected() const { return selected_; }
+  absl::Duration step_time() const { return step_time_; }
+  void set_step_time(absl::Duration time) { step_time_ = time; }
 
  private:
+  absl::Duration step_time_;
   const RaggedBatch* batch_ = nullptr;
   absl::Span<const uint32_t> selected_;
 };
@@ -211,7 +215,12 @@ class CpuBackend final : public Backend {
   void Select(absl::Span<const uint32_t> rows, DeviceBatch& batch) override {
     static_cast<CpuBatch&>(batch).Select(rows);
   }
-  void RunStep(DeviceBatch&, absl::FunctionRef<void()> operators) override { operators(); }
+  void RunStep(DeviceBatch& batch, absl::FunctionRef<void()> operators) override {
+    const absl::Time begin = absl::Now();
+    operators();
+    static_cast<CpuBatch&>(batch).set_step_time(absl::Now() - begin);
+  }
+  absl::Duration StepTime(const DeviceBatch& batch) override { return Cpu(batch).step_time(); }
 
   void Embed(const DeviceMatrix& table, const DeviceBatch& batch, DeviceBuffer& out) override;
   void Norm(const DeviceBuffer& x, size_t n, const DeviceVector& weight, float eps,

@@ -337,6 +337,7 @@ void Engine::RunStep(const Scheduler::Step& step) {
   RaggedBatch batch;
   std::vector<uint32_t> logit_rows;
   EngineStats counts;
+  bool prefills = false;
   const absl::Time begin = absl::Now();
   for (const Scheduler::Slice& slice : step.slices) {
     auto& request = static_cast<ActiveRequest&>(*slice.sequence);
@@ -349,12 +350,14 @@ void Engine::RunStep(const Scheduler::Step& step) {
     const ActiveRequest::PromptCount prompt = request.CountPrompt(slice.begin, slice.count);
     counts.prompt_tokens += prompt.computed;
     counts.prefix_hit_tokens += prompt.cached;
+    prefills |= slice.sequence->remaining() > 1;
     if (!slice.sequence->scoring) counts.generated_tokens += slice.count - first_wanted;
   }
   const absl::StatusOr<absl::Span<const float>> logits =
       model.Step(batch, logit_rows, kv_->storage(), *workspace_);
   if (!logits.ok()) return Fail(logits.status());
   scheduler_.Finished(step);
+  (prefills ? counts.prefill_time : counts.decode_time) = model.StepTime(*workspace_);
 
   counts.last_batch_tokens = static_cast<uint32_t>(batch.size());
   counts.weight_bytes_read =
@@ -405,6 +408,8 @@ void Engine::CountStep(const EngineStats& counts) {
   stats_.generated_tokens += counts.generated_tokens;
   stats_.last_batch_tokens = counts.last_batch_tokens;
   stats_.weight_bytes_read += counts.weight_bytes_read;
+  stats_.prefill_time += counts.prefill_time;
+  stats_.decode_time += counts.decode_time;
 }
 
 void Engine::PublishStats() {

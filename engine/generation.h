@@ -106,6 +106,9 @@ struct EngineStats {
   uint32_t requests_waiting = 0;
   uint32_t last_batch_tokens = 0;
   uint64_t weight_bytes_read = 0;  // each step reads the decoder's weights once
+  // The device's time for steps with prompt tokens among others, and for steps without.
+  absl::Duration prefill_time;
+  absl::Duration decode_time;
   uint32_t kv_blocks_total = 0;
   uint32_t kv_blocks_used = 0;    // by requests
   uint32_t kv_blocks_cached = 0;  // by none, but with content that a request may reuse

@@ -96,6 +96,10 @@ absl::StatusOr<absl::Span<const float>> Model::Step(const RaggedBatch& batch,
   return logits;
 }
 
+absl::Duration Model::StepTime(const Workspace& workspace) const {
+  return backend().StepTime(*workspace.layers.batch);
+}
+
 void Model::Forward(const RaggedBatch& batch, KvStorage& kv, Workspace& workspace) const {
   stages_.Begin(batch, workspace.layers);
   RunLayers(kv, workspace);

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "core/format/model_config.h"
 #include "engine/backend.h"
@@ -52,6 +53,8 @@ class Model {
   absl::StatusOr<absl::Span<const float>> Step(const RaggedBatch& batch,
                                                absl::Span<const uint32_t> logit_rows, KvStorage& kv,
                                                Workspace& workspace) const;
+  // How long the device worked on the workspace's last Step.
+  absl::Duration StepTime(const Workspace& workspace) const;
   // The same in two: the layers, then, as often as wanted, logits of some rows of the last
   // Forward's batch, which must still be there.
   void Forward(const RaggedBatch& batch, KvStorage& kv, Workspace& workspace) const;

@@ -134,6 +134,7 @@ class CudaBackend final : public Backend {
   void RunStep(DeviceBatch& batch, absl::FunctionRef<void()> operators) override {
     Cuda(batch).RunStep(operators);
   }
+  absl::Duration StepTime(const DeviceBatch& batch) override { return Cuda(batch).StepTime(); }
 
   void Embed(const DeviceMatrix& table, const DeviceBatch& batch, DeviceBuffer& out) override;
   void Norm(const DeviceBuffer& x, size_t n, const DeviceVector& weight, float eps,

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
 #include "core/base/status.h"
 
 namespace quantloom {
@@ -32,7 +33,8 @@ CudaBatch::CudaBatch(CudaContext& context, size_t max_rows, size_t max_selected)
   layout_.tables = layout_.positions + max_rows;
   layout_.tiles = layout_.tables + max_rows;
   layout_.blocks = layout_.tiles + 2 * max_rows;
-  for (CudaEvent* event : {&batch_copied_, &selection_copied_, &tiles_copied_}) {
+  for (CudaEvent* event :
+       {&batch_copied_, &selection_copied_, &tiles_copied_, &step_begun_, &step_ended_}) {
     *event = context_.OrNote(context_.CreateEvent());
   }
   Reserve(kFirstBlockCapacity);
@@ -55,7 +57,7 @@ void CudaBatch::Reserve(size_t blocks) {
   if (context_.ok()) block_capacity_ = capacity;
 }
 
-void CudaBatch::Wait(const CudaEvent& copied) {
+void CudaBatch::Wait(const CudaEvent& copied) const {
   if (context_.ok()) context_.Note(context_.runtime().Wait(copied.get()));
 }
 
@@ -163,6 +165,22 @@ absl::Span<const cuda::AttentionTile> CudaBatch::Tiles(uint32_t group) {
 }
 
 void CudaBatch::RunStep(absl::FunctionRef<void()> operators) {
+  if (!context_.ok()) return;
+  context_.runtime().BeginRange(absl::StrCat("step of ", rows_, " rows").c_str());
+  Record(step_begun_);
+  LaunchStep(operators);
+  Record(step_ended_);
+  context_.runtime().EndRange();
+}
+
+absl::Duration CudaBatch::StepTime() const {
+  Wait(step_ended_);
+  if (!context_.ok()) return absl::ZeroDuration();
+  return absl::Milliseconds(
+      context_.OrNote(context_.runtime().Milliseconds(step_begun_.get(), step_ended_.get())));
+}
+
+void CudaBatch::LaunchStep(absl::FunctionRef<void()> operators) {
   if (!context_.ok()) return;
   if (!is_recorded()) return operators();
   if (recordings_.size() >= kMaxRecordings) ForgetRecordings();

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "engine/backend.h"
 #include "engine/cuda/cuda_context.h"
@@ -33,6 +34,8 @@ class CudaBatch final : public DeviceBatch {
   void Set(const RaggedBatch& batch);
   void Select(absl::Span<const uint32_t> rows);
   void RunStep(absl::FunctionRef<void()> operators);
+  // Between the events before and after the last step. Zero on failure.
+  absl::Duration StepTime() const;
 
   cuda::BatchView view() const;
   const uint32_t* selected() const { return device_.as<uint32_t>(); }
@@ -65,8 +68,10 @@ class CudaBatch final : public DeviceBatch {
   // until then the host must leave them alone.
   void Copy(size_t begin, size_t end);
   void Record(const CudaEvent& copied);
-  void Wait(const CudaEvent& copied);
+  void Wait(const CudaEvent& copied) const;
   void ForgetRecordings();
+  // The step itself, without measuring it.
+  void LaunchStep(absl::FunctionRef<void()> operators);
 
   CudaContext& context_;
   const size_t max_rows_;
@@ -76,6 +81,7 @@ class CudaBatch final : public DeviceBatch {
   CudaMemory host_;
   CudaMemory device_;
   CudaEvent batch_copied_, selection_copied_, tiles_copied_;
+  CudaEvent step_begun_, step_ended_;
 
   const RaggedBatch* ragged_ = nullptr;
   size_t rows_ = 0;

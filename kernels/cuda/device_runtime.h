@@ -55,8 +55,6 @@ class DeviceRuntime {
   virtual absl::Status CopyToDevice(void* to, const void* from, size_t bytes, Stream stream) = 0;
   virtual absl::Status CopyToHost(void* to, const void* from, size_t bytes, Stream stream) = 0;
   virtual absl::Status CopyOnDevice(void* to, const void* from, size_t bytes, Stream stream) = 0;
-  // Sets every byte to zero.
-  virtual absl::Status Clear(void* memory, size_t bytes, Stream stream) = 0;
   // Waits until the stream's work is done.
   virtual absl::Status Synchronize(Stream stream) = 0;
 
@@ -69,6 +67,10 @@ class DeviceRuntime {
   virtual absl::Status Wait(Event event) = 0;
   // Between two events that have happened.
   virtual absl::StatusOr<double> Milliseconds(Event from, Event to) = 0;
+
+  // --- A named stretch of the calling thread's time, for profilers (NVTX). Stretches nest.
+  virtual void BeginRange(const char* name) = 0;
+  virtual void EndRange() = 0;
 
   // --- Graphs. Between BeginCapture and EndCapture work for the stream is recorded, with its
   // arguments, and does not run. EndCapture must be called even when recording failed.

@@ -1,6 +1,7 @@
 #include "kernels/cuda/toolkit_runtime.h"
 
 #include <cuda_runtime_api.h>
+#include <nvtx3/nvToolsExt.h>
 
 #include <algorithm>
 #include <string>
@@ -63,7 +64,9 @@ class ToolkitRuntime final : public DeviceRuntime {
     return memory;
   }
   void FreePinned(void* memory) override {
-    if (Use().ok()) cudaFreeHost(memory);
+    if (!Use().ok()) return;
+    cudaDeviceSynchronize();  // cudaFree waits by itself; of this nothing is promised
+    cudaFreeHost(memory);
   }
 
   absl::StatusOr<Stream> CreateStream() override {
@@ -84,10 +87,6 @@ class ToolkitRuntime final : public DeviceRuntime {
   }
   absl::Status CopyOnDevice(void* to, const void* from, size_t bytes, Stream stream) override {
     return Copy(to, from, bytes, cudaMemcpyDeviceToDevice, stream);
-  }
-  absl::Status Clear(void* memory, size_t bytes, Stream stream) override {
-    QL_RETURN_IF_ERROR(Use());
-    return ToStatus(cudaMemsetAsync(memory, 0, bytes, stream), "cudaMemsetAsync");
   }
   absl::Status Synchronize(Stream stream) override {
     QL_RETURN_IF_ERROR(Use());
@@ -118,6 +117,9 @@ class ToolkitRuntime final : public DeviceRuntime {
         ToStatus(cudaEventElapsedTime(&milliseconds, from, to), "cudaEventElapsedTime"));
     return milliseconds;
   }
+
+  void BeginRange(const char* name) override { nvtxRangePushA(name); }
+  void EndRange() override { nvtxRangePop(); }
 
   absl::Status BeginCapture(Stream stream) override {
     QL_RETURN_IF_ERROR(Use());

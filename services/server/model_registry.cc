@@ -25,6 +25,8 @@ void AddCounters(const EngineStats& from, EngineStats& to) {
   to.steps += from.steps;
   to.preemptions += from.preemptions;
   to.weight_bytes_read += from.weight_bytes_read;
+  to.prefill_time += from.prefill_time;
+  to.decode_time += from.decode_time;
 }
 
 void AddGauges(const EngineStats& from, EngineStats& to) {

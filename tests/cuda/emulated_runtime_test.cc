@@ -27,6 +27,10 @@ class EmulatedRuntimeTest : public testing::Test {
     runtime_.Free(device_);
     runtime_.FreePinned(pinned_);
   }
+  void SetToZero() {
+    constexpr int kZero = 0;
+    EXPECT_TRUE(runtime_.CopyToDevice(device_, &kZero, sizeof(int), stream_).ok());
+  }
   int OnDevice() {
     int value = 0;
     EXPECT_TRUE(runtime_.CopyToHost(&value, device_, sizeof(int), stream_).ok());
@@ -52,7 +56,7 @@ TEST_F(EmulatedRuntimeTest, PinnedMemoryIsReadWhenTheCopyRunsOtherMemoryAtOnce) 
 }
 
 TEST_F(EmulatedRuntimeTest, AnEventWaitsForTheWorkBeforeIt) {
-  ASSERT_TRUE(runtime_.Clear(device_, sizeof(int), stream_).ok());
+  SetToZero();
   const cuda::Event event = runtime_.CreateEvent().value();
   ASSERT_EQ(LaunchIncrement(device_, stream_), nullptr);
   ASSERT_TRUE(runtime_.Record(event, stream_).ok());
@@ -70,7 +74,7 @@ TEST_F(EmulatedRuntimeTest, AnEventWaitsForTheWorkBeforeIt) {
 }
 
 TEST_F(EmulatedRuntimeTest, AGraphRunsWhenItIsLaunchedEachTimeAnew) {
-  ASSERT_TRUE(runtime_.Clear(device_, sizeof(int), stream_).ok());
+  SetToZero();
   ASSERT_TRUE(runtime_.BeginCapture(stream_).ok());
   ASSERT_EQ(LaunchIncrement(device_, stream_), nullptr);
   ASSERT_EQ(LaunchIncrement(device_, stream_), nullptr);
@@ -95,7 +99,7 @@ TEST_F(EmulatedRuntimeTest, CopiesBeyondAnAllocationFail) {
   int64_t wide = 0;
   EXPECT_FALSE(runtime_.CopyToDevice(device_, &wide, sizeof(wide), stream_).ok());
   EXPECT_FALSE(runtime_.CopyToHost(&wide, device_, sizeof(wide), stream_).ok());
-  EXPECT_FALSE(runtime_.Clear(device_, sizeof(wide), stream_).ok());
+  EXPECT_FALSE(runtime_.CopyOnDevice(device_, device_, sizeof(wide), stream_).ok());
 }
 
 TEST_F(EmulatedRuntimeTest, AnInjectedErrorSticks) {

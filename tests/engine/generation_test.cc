@@ -318,6 +318,8 @@ TEST_P(Generation, StatsCountTokensOnce) {
   EXPECT_EQ(stats.requests_waiting, 0u);
   EXPECT_EQ(stats.kv_blocks_total, 40u);
   EXPECT_GE(stats.weight_bytes_read, stats.steps * model_->model().layer_weight_bytes());
+  EXPECT_GT(stats.prefill_time, absl::ZeroDuration());
+  EXPECT_GT(stats.decode_time, absl::ZeroDuration());
 }
 
 }  // namespace

@@ -33,8 +33,9 @@ EmulatedRuntime::EmulatedRuntime(uint64_t total_bytes)
                   .total_bytes = total_bytes} {}
 
 EmulatedRuntime::~EmulatedRuntime() {
-  if (device_memory_.empty() && pinned_memory_.empty() && live_objects_ == 0) return;
-  std::fprintf(stderr, "the emulated device's memory or objects were not all freed\n");
+  if (device_memory_.empty() && pinned_memory_.empty() && live_objects_ + open_ranges_ == 0) return;
+  std::fprintf(stderr,
+               "the emulated device's memory or objects were not all freed, or ranges ended\n");
   std::abort();
 }
 
@@ -157,14 +158,6 @@ absl::Status EmulatedRuntime::CopyOnDevice(void* to, const void* from, size_t by
   });
 }
 
-absl::Status EmulatedRuntime::Clear(void* memory, size_t bytes, cuda::Stream stream) {
-  QL_RETURN_IF_ERROR(CheckInside(memory, bytes, device_memory_));
-  return stream->Submit([=] {
-    std::memset(memory, 0, bytes);
-    return absl::OkStatus();
-  });
-}
-
 void EmulatedRuntime::Settle() {
   for (const cuda::Stream stream : streams_) static_cast<void>(RunWaiting(stream, nullptr));
 }
@@ -227,6 +220,13 @@ absl::StatusOr<double> EmulatedRuntime::Milliseconds(cuda::Event from, cuda::Eve
     return absl::InternalError("an event has not happened");
   }
   return std::chrono::duration<double, std::milli>(to->happened - from->happened).count();
+}
+
+void EmulatedRuntime::BeginRange(const char*) { ++open_ranges_; }
+
+void EmulatedRuntime::EndRange() {
+  if (open_ranges_ == 0) std::abort();
+  --open_ranges_;
 }
 
 // --- Graphs

@@ -46,13 +46,14 @@ class EmulatedRuntime final : public cuda::DeviceRuntime, public DeviceHealth {
   absl::Status CopyToDevice(void* to, const void* from, size_t bytes, cuda::Stream stream) override;
   absl::Status CopyToHost(void* to, const void* from, size_t bytes, cuda::Stream stream) override;
   absl::Status CopyOnDevice(void* to, const void* from, size_t bytes, cuda::Stream stream) override;
-  absl::Status Clear(void* memory, size_t bytes, cuda::Stream stream) override;
   absl::Status Synchronize(cuda::Stream stream) override;
   absl::StatusOr<cuda::Event> CreateEvent() override;
   void Destroy(cuda::Event event) override;
   absl::Status Record(cuda::Event event, cuda::Stream stream) override;
   absl::Status Wait(cuda::Event event) override;
   absl::StatusOr<double> Milliseconds(cuda::Event from, cuda::Event to) override;
+  void BeginRange(const char* name) override;
+  void EndRange() override;
   absl::Status BeginCapture(cuda::Stream stream) override;
   absl::StatusOr<cuda::Graph> EndCapture(cuda::Stream stream) override;
   absl::Status Launch(cuda::Graph graph, cuda::Stream stream) override;
@@ -75,6 +76,7 @@ class EmulatedRuntime final : public cuda::DeviceRuntime, public DeviceHealth {
   Memory pinned_memory_;
   std::set<cuda::Stream> streams_;
   uint64_t live_objects_ = 0;  // streams, events, graphs
+  uint64_t open_ranges_ = 0;
   uint64_t calls_left_ = UINT64_MAX;
   absl::Status sticky_;
   Counts counts_;
