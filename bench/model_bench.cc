@@ -18,10 +18,10 @@
 #include "CLI/CLI.hpp"
 #include "core/base/parallel.h"
 #include "core/base/status.h"
+#include "engine/device.h"
 #include "engine/kv_cache.h"
 #include "engine/loaded_model.h"
 #include "engine/model.h"
-#include "kernels/cpu/linear.h"
 #include "nlohmann/json.hpp"
 
 namespace quantloom {
@@ -29,6 +29,7 @@ namespace {
 
 struct Options {
   std::string model;
+  std::string device = "cpu";
   int threads = 0;
   uint32_t prompt = 512;
   uint32_t generate = 128;
@@ -106,7 +107,8 @@ Speeds Measure(const Model& model, const Options& options) {
   return speeds;
 }
 
-void Report(const Options& options, const LoadedModel& model, int threads, const Speeds& speeds) {
+void Report(const Options& options, const LoadedModel& model, const Device& device, int threads,
+            const Speeds& speeds) {
   const double prompt = options.batch * options.prompt / speeds.prompt_seconds;
   const double generated = options.batch * options.generate / speeds.generate_seconds;
   const double step = speeds.generate_seconds / options.generate;
@@ -115,7 +117,8 @@ void Report(const Options& options, const LoadedModel& model, int threads, const
     const nlohmann::json result = {{"model", options.model},
                                    {"threads", threads},
                                    {"batch", options.batch},
-                                   {"simd", cpu::ActiveTarget()},
+                                   {"device", device.name()},
+                                   {"processor", device.description()},
                                    {"prompt_tokens_per_second", prompt},
                                    {"generated_tokens_per_second", generated},
                                    {"step_milliseconds", step * 1e3},
@@ -124,8 +127,8 @@ void Report(const Options& options, const LoadedModel& model, int threads, const
     std::printf("%s\n", result.dump().c_str());
     return;
   }
-  std::printf("%s: %d threads, %s, batch %u\n", options.model.c_str(), threads, cpu::ActiveTarget(),
-              options.batch);
+  std::printf("%s: %s (%s), %d threads, batch %u\n", options.model.c_str(), device.name().c_str(),
+              device.description().c_str(), threads, options.batch);
   std::printf("  prompt   %8.1f tokens/s (%u tokens)\n", prompt, options.prompt);
   std::printf("  generate %8.1f tokens/s (%u tokens, %.2f ms a step)\n", generated,
               options.generate, step * 1e3);
@@ -135,14 +138,19 @@ void Report(const Options& options, const LoadedModel& model, int threads, const
 absl::Status Run(const Options& options) {
   ThreadTeam team(options.threads);
   const bool packed = std::filesystem::exists(std::filesystem::path(options.model) / kManifestFile);
-  auto model = packed ? LoadedModel::LoadPacked(options.model, Verify::kHeader, team)
-                      : LoadedModel::LoadSource(options.model, team);
+  QL_ASSIGN_OR_RETURN(const DeviceChoice choice, ChooseDevice(options.device));
+  if (!packed && choice.device->name() != "cpu") {
+    return absl::UnimplementedError("source models run on the CPU alone");
+  }
+  auto model = packed
+                   ? LoadedModel::LoadPacked(options.model, Verify::kHeader, *choice.device, team)
+                   : LoadedModel::LoadSource(options.model, team);
   QL_RETURN_IF_ERROR(model.status());
   if (options.prompt + options.generate > (*model)->config().max_position) {
     return absl::InvalidArgumentError(absl::StrCat("--prompt and --generate exceed the context of ",
                                                    (*model)->config().max_position));
   }
-  Report(options, **model, team.size(), Measure((*model)->model(), options));
+  Report(options, **model, *choice.device, team.size(), Measure((*model)->model(), options));
   return absl::OkStatus();
 }
 
@@ -154,6 +162,7 @@ int main(int argc, char** argv) {
   CLI::App app("Prompt and decode speed of a model");
   app.add_option("model", options.model, "packed directory, Hugging Face directory or GGUF file")
       ->required();
+  app.add_option("--device", options.device, "auto, cpu, cuda or cuda:N");
   app.add_option("--threads", options.threads, "threads; 0: all that this process may use");
   app.add_option("--prompt", options.prompt, "prompt tokens")->check(CLI::PositiveNumber);
   app.add_option("--generate", options.generate, "generated tokens")->check(CLI::PositiveNumber);
