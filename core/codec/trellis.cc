@@ -88,6 +88,20 @@ void DecodeTile(const TrellisFormat& format, const uint8_t* bits, float* values)
   }
 }
 
+TrellisIntegers::TrellisIntegers(const TrellisFormat& format)
+    : peak_(
+          IntegerPeak(ErrorPrecision(format.Shift(0), format.Shift(1), format.weights_per_step()))),
+      per_unit_(peak_ / TrellisCodebookPeak(format.code())) {}
+
+int16_t TrellisIntegers::Value(float value) const {
+  return static_cast<int16_t>(std::floor(value * per_unit_ + 0.5));
+}
+
+int16_t TrellisIntegers::Target(float target) const {
+  const double integer = std::floor(static_cast<double>(target) * per_unit_ + 0.5);
+  return static_cast<int16_t>(std::clamp(integer, -peak_, peak_));
+}
+
 // The search for the best path. Steps are numbered in the order of weights and run from high to
 // low, so a survivor of step s is the low 16 - Shift(s - 1) bits of a state of step s.
 class TileEncoder::Search {
@@ -113,8 +127,7 @@ class TileEncoder::Search {
   int OutOf(int step) const { return format_.Shift(step == 0 ? format_.steps() - 1 : step - 1); }
 
   TrellisFormat format_;
-  const double integer_peak_;
-  const double integers_per_unit_;
+  const TrellisIntegers integers_;
   Aligned<int16_t> values_[2][2];  // [component][out - the smaller Shift]
   Aligned<int16_t> zeros_;         // in place of values_ where the target is ignored
   Aligned<uint16_t> from_, to_;    // survivors' metrics
@@ -124,11 +137,7 @@ class TileEncoder::Search {
   Ignored ignored_;
 };
 
-TileEncoder::Search::Search(const TrellisFormat& format)
-    : format_(format),
-      integer_peak_(
-          IntegerPeak(ErrorPrecision(format.Shift(0), format.Shift(1), format.weights_per_step()))),
-      integers_per_unit_(integer_peak_ / TrellisCodebookPeak(format.code())) {
+TileEncoder::Search::Search(const TrellisFormat& format) : format_(format), integers_(format) {
   const int low = format.Shift(0);
   for (int out = low; out <= format.Shift(1); ++out) {
     for (int i = 0; i < format.weights_per_step(); ++i) {
@@ -138,8 +147,7 @@ TileEncoder::Search::Search(const TrellisFormat& format)
       float values[2];
       DecodeTrellisState(format.code(), state, values);
       for (int i = 0; i < format.weights_per_step(); ++i) {
-        values_[i][out - low][StreamIndex(state, out)] =
-            static_cast<int16_t>(std::floor(values[i] * integers_per_unit_ + 0.5));
+        values_[i][out - low][StreamIndex(state, out)] = integers_.Value(values[i]);
       }
     }
     choice_words_ = std::max(choice_words_, ChoiceWords(out));
@@ -158,9 +166,7 @@ void TileEncoder::Search::SetTargets(const float* targets, const Ignored& ignore
     std::fill_n(zeros_.get(), kTrellisStates, int16_t{0});
   }
   for (size_t i = 0; i < kTileWeights; ++i) {
-    const double integer =
-        ignored[i] ? 0 : std::floor(static_cast<double>(targets[i]) * integers_per_unit_ + 0.5);
-    targets_[i] = static_cast<int16_t>(std::clamp(integer, -integer_peak_, integer_peak_));
+    targets_[i] = ignored[i] ? int16_t{0} : integers_.Target(targets[i]);
   }
 }
 

@@ -74,6 +74,21 @@ uint32_t TileState(const TrellisFormat& format, const uint8_t* bits, int step);
 // string is a valid tile.
 void DecodeTile(const TrellisFormat& format, const uint8_t* bits, float* values);
 
+// Values and targets as the integers that the search for a tile's bits works in. A value type.
+class TrellisIntegers {
+ public:
+  explicit TrellisIntegers(const TrellisFormat& format);
+
+  // Of a value of the codebook.
+  int16_t Value(float value) const;
+  // Of a target, beyond the codebook's largest value that one's.
+  int16_t Target(float target) const;
+
+ private:
+  double peak_;      // of the codebook, as an integer
+  double per_unit_;  // integers per codebook unit
+};
+
 // Finds the bits whose values are nearest to a tile's targets, by the Viterbi algorithm over all
 // 2^16 states in 16-bit integers: the bytes depend on nothing but the targets. Owns 1 - 2 MB of
 // workspace; one per thread.

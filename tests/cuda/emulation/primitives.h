@@ -158,6 +158,9 @@ inline void __threadfence() {}
 
 // --- Integers.
 
+inline int min(int x, int y) { return x < y ? x : y; }
+inline int max(int x, int y) { return x > y ? x : y; }
+inline uint32_t min(uint32_t x, uint32_t y) { return x < y ? x : y; }
 inline int __popc(uint32_t x) { return std::popcount(x); }
 inline int __clz(int x) { return std::countl_zero(static_cast<uint32_t>(x)); }
 inline int __ffs(int x) { return x == 0 ? 0 : std::countr_zero(static_cast<uint32_t>(x)) + 1; }
