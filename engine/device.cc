@@ -1,5 +1,6 @@
 #include "engine/device.h"
 
+#include <optional>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -44,6 +45,20 @@ class CudaDevice final : public Device {
   cuda::DeviceProperties properties_;
 };
 
+// N of "cuda:N", 0 of "cuda"; null for other text.
+std::optional<int> CudaIndex(absl::string_view text) {
+  if (!absl::ConsumePrefix(&text, "cuda")) return std::nullopt;
+  if (text.empty()) return 0;
+  int index = 0;
+  // SimpleAtoi takes signs and spaces, too.
+  if (!absl::ConsumePrefix(&text, ":") || text.empty() ||
+      !absl::ascii_isdigit(static_cast<unsigned char>(text[0])) ||
+      !absl::SimpleAtoi(text, &index)) {
+    return std::nullopt;
+  }
+  return index;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Device>> OpenCpu() {
@@ -57,27 +72,26 @@ absl::StatusOr<std::unique_ptr<Device>> OpenCuda(int index) {
   return std::make_unique<CudaDevice>(index, *library, runtime->properties());
 }
 
+bool NamesDevice(absl::string_view text) {
+  return text == "auto" || text == "cpu" || CudaIndex(text).has_value();
+}
+
 absl::StatusOr<DeviceChoice> ChooseDevice(absl::string_view text) {
-  DeviceChoice choice;
-  if (text == "auto" || text == "cpu") {
-    if (text == "auto") {
-      absl::StatusOr<std::unique_ptr<Device>> cuda = OpenCuda(0);
-      if (cuda.ok()) return DeviceChoice{*std::move(cuda), absl::OkStatus()};
-      choice.fallback = cuda.status();
-    }
-    QL_ASSIGN_OR_RETURN(choice.device, OpenCpu());
-    return choice;
-  }
-  absl::string_view rest = text;
-  int index = 0;
-  if (!absl::ConsumePrefix(&rest, "cuda") ||
-      (!rest.empty() && (!absl::ConsumePrefix(&rest, ":") || rest.empty() ||
-                         !absl::ascii_isdigit(static_cast<unsigned char>(rest[0])) ||
-                         !absl::SimpleAtoi(rest, &index)))) {
+  if (!NamesDevice(text)) {
     return absl::InvalidArgumentError(
         absl::StrCat("device '", text, "': must be auto, cpu, cuda or cuda:N"));
   }
-  QL_ASSIGN_OR_RETURN(choice.device, OpenCuda(index));
+  DeviceChoice choice;
+  if (const std::optional<int> index = CudaIndex(text)) {
+    QL_ASSIGN_OR_RETURN(choice.device, OpenCuda(*index));
+    return choice;
+  }
+  if (text == "auto") {
+    absl::StatusOr<std::unique_ptr<Device>> cuda = OpenCuda(0);
+    if (cuda.ok()) return DeviceChoice{*std::move(cuda), absl::OkStatus()};
+    choice.fallback = cuda.status();
+  }
+  QL_ASSIGN_OR_RETURN(choice.device, OpenCpu());
   return choice;
 }
 

@@ -43,6 +43,9 @@ struct DeviceChoice {
   absl::Status fallback;  // why `auto` took the CPU
 };
 
+// Whether ChooseDevice understands the text.
+bool NamesDevice(absl::string_view text);
+
 // "auto": CUDA device 0 where there is one, else the CPU; "cpu"; "cuda", which is "cuda:0";
 // "cuda:N". INVALID_ARGUMENT for other text.
 absl::StatusOr<DeviceChoice> ChooseDevice(absl::string_view text);

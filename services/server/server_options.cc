@@ -1,5 +1,9 @@
 #include "services/server/server_options.h"
 
+#include <string>
+
+#include "engine/device.h"
+
 namespace quantloom {
 
 ServerOptions::ServerOptions() {
@@ -24,9 +28,14 @@ void ServerOptions::AddTo(Configuration& configuration) {
            "Bytes for weights, KV caches and activations of all models, e.g. 8GiB; 0: all that the "
            "device has of its own, on a CPU no limit")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
-  configuration.Add(
-      "device", device,
-      "What models run on: auto (a CUDA device where there is one), cpu, cuda, cuda:N");
+  configuration
+      .Add("device", device,
+           "What models run on: auto (a CUDA device where there is one), cpu, cuda, cuda:N")
+      ->check(CLI::Validator(
+          [](const std::string& text) {
+            return NamesDevice(text) ? std::string() : "must be auto, cpu, cuda or cuda:N";
+          },
+          "DEVICE"));
   configuration
       .Add("threads", threads,
            "Threads of forward passes, on CUDA devices of loading; 0: one per processor")
