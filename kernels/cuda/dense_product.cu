@@ -1,5 +1,6 @@
 // Products with matrices that need no decoding: fp16 and int8. The memory is the bound: operands
 // are loaded as they are multiplied.
+#include "kernels/cuda/device/launch_product.h"
 #include "kernels/cuda/device/product_kernel.h"
 #include "kernels/cuda/product_forms.h"
 

@@ -1,6 +1,7 @@
 // Products with QuIP#'s vectors: one int8 matrix, or two of which the second has a unit of its own.
 #include "kernels/cuda/device/e8p_decode.h"
 #include "kernels/cuda/device/lane_words.h"
+#include "kernels/cuda/device/launch_product.h"
 #include "kernels/cuda/device/product_kernel.h"
 #include "kernels/cuda/product_forms.h"
 

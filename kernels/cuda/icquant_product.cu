@@ -1,6 +1,7 @@
 // Products with ICQuant's codes of 1 to 4 bits.
 #include "kernels/cuda/device/icquant_decode.h"
 #include "kernels/cuda/device/lane_words.h"
+#include "kernels/cuda/device/launch_product.h"
 #include "kernels/cuda/device/product_kernel.h"
 #include "kernels/cuda/product_forms.h"
 

@@ -253,6 +253,12 @@ TEST_P(ByteMatrixTest, RowsLookedUpAreWhatTheCodecDecodesTo) {
   }
 }
 
+TEST(ProductTest, ManyTokensGiveTheBitsThatFewGive) {
+  ExpectManyTokensAgreeWithFew(Dense(RandomFloats(40 * 1300, 3, 0.05f), 40, 1300, DType::kF32));
+  const RandomIcquant random({8, IcquantCodebook::kInt8, false, true, 40, 1300}, 1);
+  ExpectManyTokensAgreeWithFew(Packed(*random.Open(), MatrixUse::kProduct));
+}
+
 TEST(DenseMatrixImageTest, RefusesWhatIsNotAMatrixOfFiniteNumbers) {
   ThreadTeam team(1);
   const std::vector<uint8_t> bytes(32);

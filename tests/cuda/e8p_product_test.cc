@@ -145,5 +145,10 @@ TEST_P(E8pProductTest, ATokensProductIsTheSameAloneAndAmongOthers) {
   }
 }
 
+TEST_P(E8pProductTest, ManyTokensGiveTheBitsThatFewGive) {
+  const RandomTiles tiles = Tiles(40, GetParam() == 2 ? 4300 : 2200, 3);
+  ExpectManyTokensAgreeWithFew(Image(*tiles.Open()));
+}
+
 }  // namespace
 }  // namespace quantloom::cuda

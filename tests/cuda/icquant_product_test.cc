@@ -133,6 +133,12 @@ std::vector<FormCase> Forms() {
 }
 INSTANTIATE_TEST_SUITE_P(Forms, IcquantFormsTest, testing::ValuesIn(Forms()));
 
+// More than eight slabs, so that each of the eight partial sums has two of them.
+TEST(IcquantProductTest, ManyTokensGiveTheBitsThatFewGive) {
+  const RandomIcquant random({2, IcquantCodebook::kInt8, true, false, 40, 4300}, 1);
+  ExpectManyTokensAgreeWithFew(Image(random));
+}
+
 // --- Levels in fp16: forms fp16 and range.
 
 class IcquantHalfLevelsTest : public IcquantFormsTest {

@@ -69,4 +69,27 @@ inline std::vector<float> Product(const MatrixImage& image, const PreparedActiva
   return y;
 }
 
+// Products of so many tokens at once that another kernel takes them (launch_product.h), against
+// products of a few of them: bit for bit.
+inline void ExpectManyTokensAgreeWithFew(const MatrixImage& image) {
+  constexpr uint32_t kTokens = 32 * 64 - 51;
+  constexpr uint32_t kFew = 9;
+  const ActivationForm form = ActivationFormOf(image.view);
+  const auto cols = static_cast<uint32_t>(image.cols);
+  std::vector<float> x(size_t{kTokens} * cols);
+  for (size_t i = 0; i < x.size(); ++i) {
+    x[i] = static_cast<float>(static_cast<int32_t>(i * 2654435761u)) * 0x1p-31f;
+  }
+  const std::vector<float> many = Product(image, PreparedActivations(form, x, kTokens, cols));
+  for (const uint32_t first : {0u, 60u, 1111u, kTokens - kFew}) {
+    const std::vector<float> own(x.begin() + size_t{first} * cols,
+                                 x.begin() + size_t{first + kFew} * cols);
+    const std::vector<float> few = Product(image, PreparedActivations(form, own, kFew, cols));
+    for (size_t i = 0; i < few.size(); ++i) {
+      ASSERT_EQ(many[first * image.rows + i], few[i])
+          << "token " << first + i / image.rows << ", row " << i % image.rows;
+    }
+  }
+}
+
 }  // namespace quantloom::cuda

@@ -200,6 +200,11 @@ TEST_P(TrellisTest, ATokensProductIsTheSameAloneAndAmongOthers) {
   }
 }
 
+TEST_P(TrellisTest, ManyTokensGiveTheBitsThatFewGive) {
+  const RandomTiles tiles = RandomTrellis(GetParam(), 40, 2200, 3);
+  ExpectManyTokensAgreeWithFew(Image(*tiles.Open()));
+}
+
 TEST(TrellisImageTest, TakesTheCodesBytesAndScales) {
   const RandomTiles tiles = RandomTrellis({"mul1", TrellisCode::kMul1, 5}, 64, 1024, 3);
   EXPECT_EQ(Image(*tiles.Open()).bytes.size(), 64 * 1024 * 5 / 16 + 64 * 4);

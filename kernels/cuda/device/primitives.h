@@ -44,6 +44,23 @@ __device__ __forceinline__ uint4 LoadOnce(const uint4* address) {
   return value;
 }
 
+// cp.async: 16 bytes, aligned to 16, from global to shared memory, past the first-level cache. They
+// are there after the group that the thread committed them to has been waited for.
+__device__ __forceinline__ void CopyAsync16(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+               :
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(global)
+               : "memory");
+}
+__device__ __forceinline__ void CommitCopies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Until all but the last kGroupsLeft groups have arrived.
+template <int kGroupsLeft>
+__device__ __forceinline__ void WaitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroupsLeft) : "memory");
+}
+
 // d += a b for int8 fragments of a 16 x 32 and a 32 x 8 matrix (PTX ISA, mma.m16n8k32): of lane
 // 4 g + t, a has rows g, g + 8, g, g + 8 and columns 4 t .. 4 t + 3, of the upper 16 in its last
 // two registers; b the same columns as rows, and column g; d rows g, g, g + 8, g + 8 and columns

@@ -1,5 +1,6 @@
-// The product that all forms of matrices share: who computes what, in which order it is added. A
-// form is a policy, `Weights`, that loads and decodes one warp's A operands:
+// The product that all forms of matrices share: who computes what, in which order it is added. Few
+// tokens are multiplied here, many in many_tokens_kernel.h, to the same bits. A form is a policy,
+// `Weights`, that loads and decodes one warp's A operands:
 //
 //   View                        what it reads, with `rows` and `panels`
 //   kForm                       of the activations
@@ -38,23 +39,20 @@ template <typename Weights, uint32_t kTokenTiles, typename Element>
 using ProductTile = Element[Weights::kRowTiles][kTokenTiles][4];
 
 // One panel: sums += scale * (W x), the panel's products exact or in the tensor core's fp32.
-template <typename Weights, uint32_t kTokenTiles>
+// load(tile, part) is a lane's part of the activations of a token tile.
+template <typename Weights, uint32_t kTokenTiles, typename Load>
 __device__ __forceinline__ void MultiplyPanel(const Weights& weights, uint32_t p,
                                               const Activations& x, uint32_t panel,
-                                              uint32_t first_tile, uint32_t token_tiles,
+                                              uint32_t first_tile, uint32_t token_tiles, Load load,
                                               ProductTile<Weights, kTokenTiles, float>& sums) {
-  constexpr uint32_t kParts = PartsOfPanel(Weights::kForm);
-  const uint32_t lane = threadIdx.x % 32;
   typename Weights::Accumulator d[Weights::kRowTiles][kTokenTiles][Weights::kPlanes][4] = {};
 #pragma unroll
-  for (uint32_t part = 0; part < kParts; ++part) {
+  for (uint32_t part = 0; part < PartsOfPanel(Weights::kForm); ++part) {
     uint4 b[kTokenTiles];
 #pragma unroll
     for (uint32_t tile = 0; tile < kTokenTiles; ++tile) {
       if (kTokenTiles > 2 && tile >= token_tiles) break;
-      b[tile] = reinterpret_cast<const uint4*>(x.fragments)
-          [((static_cast<size_t>(first_tile + tile) * x.panels + panel) * kParts + part) * 32 +
-           lane];
+      b[tile] = load(tile, part);
     }
 #pragma unroll
     for (uint32_t step = 0; step < Weights::kPartSteps; ++step) {
@@ -81,7 +79,7 @@ __device__ __forceinline__ void MultiplyPanel(const Weights& weights, uint32_t p
     if (kTokenTiles > 2 && tile >= token_tiles) break;
     const float2 scale =
         *reinterpret_cast<const float2*>(x.scales + static_cast<size_t>(panel) * padded_tokens +
-                                         (first_tile + tile) * kTokenTile + 2 * (lane % 4));
+                                         (first_tile + tile) * kTokenTile + 2 * (threadIdx.x % 4));
 #pragma unroll
     for (uint32_t r = 0; r < Weights::kRowTiles; ++r) {
 #pragma unroll
@@ -91,6 +89,15 @@ __device__ __forceinline__ void MultiplyPanel(const Weights& weights, uint32_t p
       }
     }
   }
+}
+
+// A token tile's part of a panel: 32 lanes.
+template <ActivationForm kForm>
+__device__ __forceinline__ const uint4* PartOfTile(const Activations& x, uint32_t tile,
+                                                   uint32_t panel, uint32_t part) {
+  constexpr uint32_t kParts = PartsOfPanel(kForm);
+  return reinterpret_cast<const uint4*>(x.fragments) +
+         ((static_cast<size_t>(tile) * x.panels + panel) * kParts + part) * 32;
 }
 
 // Adds the warps' sums, in order, and writes the block's rows.
@@ -154,31 +161,14 @@ __global__ void __launch_bounds__(32 * kProductWarps, kTokenTiles > 2 ? 1 : 2)
     for (uint32_t p = 0; p < kSlab; ++p) {
       if (slab + p >= w.panels) break;
       weights.BeginPanel(p);
-      MultiplyPanel<Weights, kTokenTiles>(weights, p, x, slab + p, first_tile, token_tiles, sums);
+      const auto load = [&](uint32_t tile, uint32_t part) {
+        return PartOfTile<Weights::kForm>(x, first_tile + tile, slab + p, part)[threadIdx.x % 32];
+      };
+      MultiplyPanel<Weights, kTokenTiles>(weights, p, x, slab + p, first_tile, token_tiles, load,
+                                          sums);
     }
   }
   StoreProduct<Weights, kTokenTiles>(w, x, first_token, sums, shared, y, stride);
-}
-
-// Passes of 64 tokens, the last of 8 or 16 where that is enough.
-template <typename Weights>
-const char* LaunchProduct(const typename Weights::View& w, const Activations& x, float* y,
-                          uint32_t stride, Stream stream) {
-  constexpr uint32_t kMost = 8;
-  const uint32_t blocks = DivideUp(w.rows, kTileRows * Weights::kRowTiles);
-  const auto launch = [&]<uint32_t kTiles>(uint32_t token) {
-    return LaunchKernel(blocks, 32 * kProductWarps, sizeof(ProductShared<Weights, kTiles>), stream,
-                        Product<Weights, kTiles>, w, x, token, y, stride);
-  };
-  for (uint32_t token = 0; token < x.tokens;) {
-    const uint32_t left = x.tokens - token;
-    const char* const error = left <= kTokenTile       ? launch.template operator()<1>(token)
-                              : left <= 2 * kTokenTile ? launch.template operator()<2>(token)
-                                                       : launch.template operator()<kMost>(token);
-    if (error != nullptr) return error;
-    token += left < kMost * kTokenTile ? left : kMost * kTokenTile;
-  }
-  return nullptr;
 }
 
 // What the forms on int8 share: products in int32.

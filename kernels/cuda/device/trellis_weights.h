@@ -1,6 +1,7 @@
 // Products with QTIP's tiles: the forms of product_kernel.h.
 #pragma once
 
+#include "kernels/cuda/device/launch_product.h"
 #include "kernels/cuda/device/product_kernel.h"
 #include "kernels/cuda/device/trellis_decode.h"
 
