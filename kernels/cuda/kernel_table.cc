@@ -13,7 +13,9 @@ const KernelTable& Kernels() {
                                            .swiglu = SwiGlu,
                                            .transform_rows = TransformRows,
                                            .rotate_and_store = RotateAndStore,
-                                           .attend = Attend};
+                                           .attend = Attend,
+                                           .launch_nothing = LaunchNothing,
+                                           .read_sweep = ReadSweep};
   return kKernels;
 }
 

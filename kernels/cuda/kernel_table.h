@@ -8,6 +8,7 @@
 #include "kernels/cuda/embed.h"
 #include "kernels/cuda/hadamard.h"
 #include "kernels/cuda/norm.h"
+#include "kernels/cuda/probe.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/rotary.h"
 
@@ -25,6 +26,8 @@ struct KernelTable {
   decltype(&TransformRows) transform_rows;
   decltype(&RotateAndStore) rotate_and_store;
   decltype(&Attend) attend;
+  decltype(&LaunchNothing) launch_nothing;
+  decltype(&ReadSweep) read_sweep;
 };
 
 // Those that this is linked with.
