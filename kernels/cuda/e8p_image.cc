@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <cstring>
 
 #include "kernels/cuda/image_layout.h"
@@ -42,8 +43,8 @@ void FillSelectors(uint32_t* selectors) {
   for (int entry = 0; entry < 256; ++entry) {
     selectors[entry] = 0;
     for (int i = 0; i < kE8Dimensions; ++i) {
-      const auto value = static_cast<int>(kE8pTable.entry[entry][i]);
-      const int magnitude = value < 0 ? -value : value;
+      const int8_t value = kE8pTable.entry[entry][i];
+      const int magnitude = std::abs(value);
       const auto nibble = static_cast<uint32_t>((magnitude - 2) / 4 + (value < 0 ? 4 : 0));
       selectors[entry] |= nibble << (4 * i);
     }
