@@ -15,10 +15,6 @@ namespace {
 template <typename T>
 using Aligned = hwy::AlignedFreeUniquePtr<T[]>;
 
-// Metrics are lowered once their least has reached this, which leaves the other 15/16 of their
-// range to the differences between survivors.
-constexpr uint16_t kLowerAt = 4096;
-
 // t: the minimum of the distortion over 2^15 weights, flat enough that another 0.01 changes it by
 // less than 0.1 %. The best code for distortion D has variance 1 - D, which is t = 1 / sqrt(1 - D):
 // 1.17 at 1 bit. At higher rates t is smaller, for the codebooks end near 3.4 times their root mean

@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/base/host_device.h"
 #include "core/codec/trellis_code.h"
 
 namespace quantloom {
@@ -22,16 +23,22 @@ namespace quantloom {
 // A metric that no path has: it stays what it is whatever is added.
 constexpr uint16_t kUnreachable = 0xFFFF;
 
+// Metrics are lowered once their least has reached this, which leaves the other 15/16 of their
+// range to the differences between survivors.
+constexpr uint16_t kLowerAt = 4096;
+
 // Survivors are handled in blocks of this many, whatever the vectors' size.
 constexpr size_t kViterbiBlock = 32;
 
 // Elements that the step may read behind the survivors.
 constexpr size_t kSurvivorPadding = 32;
 
-constexpr size_t SurvivorCount(int shift) { return size_t{1} << (kTrellisStateBits - shift); }
+QL_HOST_DEVICE constexpr size_t SurvivorCount(int shift) {
+  return size_t{1} << (kTrellisStateBits - shift);
+}
 
 // Bits that the choice of one survivor's best x takes, a divisor of 16.
-constexpr int ChoiceBits(int out) { return out <= 2 ? out : out <= 4 ? 4 : 8; }
+QL_HOST_DEVICE constexpr int ChoiceBits(int out) { return out <= 2 ? out : out <= 4 ? 4 : 8; }
 
 // 16-bit words that the choices of one step take.
 constexpr size_t ChoiceWords(int out) {
@@ -58,7 +65,7 @@ inline uint32_t Choice(const uint16_t* choices, int out, size_t r) {
 // How finely errors are counted, by the most bits that a weight gets: the smaller the distortion,
 // the finer, so that rounding errors to integers costs less than 0.1 % of it. One more halves the
 // largest difference between a target and a value that is told from larger ones.
-constexpr int ErrorPrecision(int in, int out, int components) {
+QL_HOST_DEVICE constexpr int ErrorPrecision(int in, int out, int components) {
   const int bits = (in > out ? in : out) / components;
   return bits <= 2 ? 0 : bits <= 4 ? bits - 2 : bits <= 6 ? 3 : 4;
 }

@@ -1,3 +1,4 @@
+#include "core/codec/trellis_viterbi.h"
 #include "kernels/cuda/device/reduce.h"
 #include "kernels/cuda/trellis_encode.h"
 
@@ -9,17 +10,19 @@ namespace quantloom::cuda {
 namespace {
 
 constexpr uint32_t kTileWeights = 256;
-constexpr uint32_t kStateBits = 16;
-constexpr uint32_t kUnreachable = 0xFFFF;
-constexpr uint32_t kLowerAt = 4096;  // as on the host (core/codec/trellis.cc)
-constexpr uint32_t kGroup = 8;       // survivors of a thread at a time
+constexpr uint32_t kStateBits = kTrellisStateBits;
+constexpr uint32_t kGroup = 8;  // survivors of a thread at a time
 constexpr uint32_t kWarps = 8;
 constexpr uint32_t kMaxTileWords = 64;
 
-__host__ __device__ uint32_t Survivors(uint32_t shift) { return 1u << (kStateBits - shift); }
+__host__ __device__ uint32_t Survivors(uint32_t shift) {
+  return static_cast<uint32_t>(SurvivorCount(static_cast<int>(shift)));
+}
 
-// Bits of a choice among 2^out, so that a group's are whole bytes.
-__host__ __device__ uint32_t ChoiceBits(uint32_t out) { return out <= 2 ? out : out <= 4 ? 4 : 8; }
+// A group's choices among 2^out are whole bytes.
+__host__ __device__ uint32_t BitsOfChoice(uint32_t out) {
+  return static_cast<uint32_t>(ChoiceBits(static_cast<int>(out)));
+}
 
 struct Rate {
   uint32_t half_bits;
@@ -34,17 +37,16 @@ struct Rate {
   __host__ __device__ uint32_t Out(uint32_t step) const {
     return In(step == 0 ? Steps() - 1 : step - 1);
   }
-  // How often differences are doubled before they are squared (ErrorPrecision of
-  // core/codec/trellis_viterbi.h, less one).
+  // How often differences are doubled before they are squared.
   __host__ __device__ uint32_t Doublings() const {
-    const uint32_t bits = (half_bits + 1) / 2;
-    const uint32_t precision = bits <= 2 ? 0 : bits <= 4 ? bits - 2 : bits <= 6 ? 3 : 4;
-    return precision == 0 ? 0 : precision - 1;
+    const int precision = ErrorPrecision(static_cast<int>(In(0)), static_cast<int>(In(1)),
+                                         static_cast<int>(weights_per_step));
+    return precision == 0 ? 0 : static_cast<uint32_t>(precision) - 1;
   }
   __host__ __device__ uint32_t ChoiceBytes() const {  // of a step
     uint32_t bytes = 0;
     for (uint32_t step = 0; step < 2; ++step) {
-      const uint32_t of_step = Survivors(In(step)) / 8 * ChoiceBits(In(step));
+      const uint32_t of_step = Survivors(In(step)) / 8 * BitsOfChoice(In(step));
       bytes = bytes > of_step ? bytes : of_step;
     }
     return bytes;
@@ -170,7 +172,7 @@ class Search {
     for (uint32_t r = kGroup * threadIdx.x; r < Survivors(out); r += kGroup * 32 * kWarps) {
       uint32_t best[kGroup];
 #pragma unroll
-      for (uint32_t& metric : best) metric = kUnreachable + 1;
+      for (uint32_t& metric : best) metric = uint32_t{kUnreachable} + 1;
       uint64_t chosen = 0;
       for (uint32_t x = 0; x < 1u << out; ++x) {
         const uint32_t state = x << (kStateBits - out) | r;
@@ -191,15 +193,15 @@ class Search {
             int difference = Saturate(target - values.Signed(i));
             for (uint32_t d = 0; d < doublings; ++d) difference = Saturate(2 * difference);
             const auto error = static_cast<uint32_t>(difference * difference) >> 16;
-            metrics[i] = min(metrics[i] + error, kUnreachable);
+            metrics[i] = min(metrics[i] + error, uint32_t{kUnreachable});
           }
         }
 #pragma unroll
         for (uint32_t i = 0; i < kGroup; ++i) {
-          const uint32_t at = i * ChoiceBits(out);
+          const uint32_t at = i * BitsOfChoice(out);
           if (metrics[i] < best[i]) {
             best[i] = metrics[i];
-            chosen &= ~(((uint64_t{1} << ChoiceBits(out)) - 1) << at);
+            chosen &= ~(((uint64_t{1} << BitsOfChoice(out)) - 1) << at);
             chosen |= uint64_t{x} << at;
           }
         }
@@ -210,8 +212,8 @@ class Search {
         least = min(least, best[i]);
       }
       if (traced) {
-        uint8_t* const choice = Choices(step) + r / 8 * ChoiceBits(out);
-        for (uint32_t byte = 0; byte < ChoiceBits(out); ++byte) {
+        uint8_t* const choice = Choices(step) + r / 8 * BitsOfChoice(out);
+        for (uint32_t byte = 0; byte < BitsOfChoice(out); ++byte) {
           choice[byte] = static_cast<uint8_t>(chosen >> (8 * byte));
         }
       }
@@ -232,7 +234,7 @@ class Search {
   // The state of `step` that led to survivor r.
   __device__ uint32_t StateBefore(uint32_t step, uint32_t r) const {
     const uint32_t out = rate_.Out(step);
-    const uint32_t bits = ChoiceBits(out);
+    const uint32_t bits = BitsOfChoice(out);
     const uint32_t byte = Choices(step)[r * bits / 8];
     const uint32_t x = byte >> (r * bits % 8) & ((1u << bits) - 1);
     return x << (kStateBits - out) | r;

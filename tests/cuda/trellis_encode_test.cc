@@ -81,19 +81,18 @@ TEST_P(EncodeTrellisTilesTest, FindsTheHostsBits) {
   EXPECT_EQ(OnDevice(format, targets, ignored, /*blocks=*/1), expected);
 }
 
-INSTANTIATE_TEST_SUITE_P(Rates, EncodeTrellisTilesTest,
-                         testing::Values(Case{"Mul1At1", TrellisCode::kMul1, 2},
-                                         Case{"Mul1At1AndAHalf", TrellisCode::kMul1, 3},
-                                         Case{"Mul1At2", TrellisCode::kMul1, 4},
-                                         Case{"OneMadAt2AndAHalf", TrellisCode::k1Mad, 5},
-                                         Case{"ThreeInstAt3", TrellisCode::k3Inst, 6},
-                                         Case{"Mul1At3AndAHalf", TrellisCode::kMul1, 7},
-                                         Case{"Mul1At4", TrellisCode::kMul1, 8},
-                                         Case{"Mul1At6", TrellisCode::kMul1, 12},
-                                         Case{"Mul1At8", TrellisCode::kMul1, 16},
-                                         Case{"HybAt2", TrellisCode::kHyb, 4},
-                                         Case{"HybAt3", TrellisCode::kHyb, 6}),
-                         [](const auto& param) { return std::string(param.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    Rates, EncodeTrellisTilesTest,
+    testing::Values(
+        Case{"Mul1At1", TrellisCode::kMul1, 2}, Case{"Mul1At1AndAHalf", TrellisCode::kMul1, 3},
+        Case{"Mul1At2", TrellisCode::kMul1, 4}, Case{"OneMadAt2AndAHalf", TrellisCode::k1Mad, 5},
+        Case{"ThreeInstAt3", TrellisCode::k3Inst, 6},
+        Case{"Mul1At3AndAHalf", TrellisCode::kMul1, 7}, Case{"Mul1At4", TrellisCode::kMul1, 8},
+        Case{"Mul1At6", TrellisCode::kMul1, 12}, Case{"Mul1At8", TrellisCode::kMul1, 16},
+        Case{"HybAt2", TrellisCode::kHyb, 4}, Case{"HybAt2AndAHalf", TrellisCode::kHyb, 5},
+        Case{"HybAt3", TrellisCode::kHyb, 6}, Case{"HybAt3AndAHalf", TrellisCode::kHyb, 7},
+        Case{"HybAt4", TrellisCode::kHyb, 8}),
+    [](const auto& param) { return std::string(param.param.name); });
 
 }  // namespace
 }  // namespace quantloom::cuda
