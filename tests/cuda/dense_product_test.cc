@@ -135,15 +135,7 @@ TEST(HalfMatrixTest, ProductsAreWithinTheBoundOfFp32Accumulation) {
 TEST(HalfMatrixTest, ATokensProductIsTheSameAloneAndAmongOthers) {
   constexpr uint32_t kRows = 20, kCols = 700, kTokens = 70;
   const MatrixImage image = Dense(RandomFloats(kRows * kCols, 3, 0.05f), kRows, kCols, DType::kF32);
-  const std::vector<float> x = RandomFloats(kTokens * kCols, 5);
-  const std::vector<float> together =
-      Product(image, PreparedActivations(ActivationForm::kHalf, x, kTokens, kCols));
-  for (uint32_t token = 0; token < kTokens; ++token) {
-    const std::vector<float> own(x.begin() + token * kCols, x.begin() + (token + 1) * kCols);
-    const std::vector<float> alone =
-        Product(image, PreparedActivations(ActivationForm::kHalf, own, 1, kCols));
-    EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + token * kRows)) << token;
-  }
+  ExpectTokensAgreeAlone(image, kTokens);
 }
 
 TEST(HalfMatrixTest, HoldsF16AndBf16AsTheyAre) {

@@ -134,15 +134,7 @@ TEST_P(E8pProductTest, ATokensProductIsTheSameAloneAndAmongOthers) {
   constexpr uint32_t kRows = 20, kCols = 700, kTokens = 70;
   const RandomTiles tiles = Tiles(kRows, kCols, 3);
   const MatrixImage image = Image(*tiles.Open());
-  const std::vector<float> x = RandomFloats(kTokens * kCols, 5);
-  const std::vector<float> together =
-      Product(image, PreparedActivations(ActivationForm::kInt8, x, kTokens, kCols));
-  for (uint32_t token = 0; token < kTokens; ++token) {
-    const std::vector<float> own(x.begin() + token * kCols, x.begin() + (token + 1) * kCols);
-    const std::vector<float> alone =
-        Product(image, PreparedActivations(ActivationForm::kInt8, own, 1, kCols));
-    EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + token * kRows)) << token;
-  }
+  ExpectTokensAgreeAlone(image, kTokens);
 }
 
 TEST_P(E8pProductTest, ManyTokensGiveTheBitsThatFewGive) {

@@ -111,13 +111,7 @@ TEST_P(IcquantFormsTest, ATokensProductIsTheSameAloneAndAmongOthers) {
   constexpr uint32_t kTokens = 69;  // a pass of 64 and another
   const RandomIcquant random = Matrix(kRows, kCols, 3);
   const MatrixImage image = Image(random);
-  const std::vector<float> x = RandomFloats(size_t{kTokens} * kCols, 5);
-  const std::vector<float> together = Product(image, Int8(x, kTokens, kCols));
-  for (uint32_t token = 0; token < kTokens; ++token) {
-    const std::vector<float> own(x.begin() + token * kCols, x.begin() + (token + 1) * kCols);
-    const std::vector<float> alone = Product(image, Int8(own, 1, kCols));
-    EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + token * kRows)) << token;
-  }
+  ExpectTokensAgreeAlone(image, kTokens);
 }
 
 std::vector<FormCase> Forms() {

@@ -2,6 +2,7 @@
 // them.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -14,6 +15,7 @@
 #include "kernels/cuda/matrix_image.h"
 #include "kernels/cuda/product.h"
 #include "tests/cuda/emulation/primitives.h"
+#include "tests/kernels/random_floats.h"
 
 namespace quantloom::cuda {
 
@@ -67,6 +69,20 @@ inline std::vector<float> Product(const MatrixImage& image, const PreparedActiva
                                      static_cast<uint32_t>(image.rows), Stream());
   EXPECT_EQ(error, nullptr) << error;
   return y;
+}
+
+// Products of `tokens` random tokens together, against those of each alone: bit for bit.
+inline void ExpectTokensAgreeAlone(const MatrixImage& image, uint32_t tokens) {
+  const ActivationForm form = ActivationFormOf(image.view);
+  const auto cols = static_cast<uint32_t>(image.cols);
+  const std::vector<float> x = cpu::RandomFloats(size_t{tokens} * cols, 5);
+  const std::vector<float> together = Product(image, PreparedActivations(form, x, tokens, cols));
+  for (uint32_t token = 0; token < tokens; ++token) {
+    const std::vector<float> own(x.begin() + token * cols, x.begin() + (token + 1) * cols);
+    const std::vector<float> alone = Product(image, PreparedActivations(form, own, 1, cols));
+    EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + token * image.rows))
+        << token;
+  }
 }
 
 // Products of so many tokens at once that another kernel takes them (launch_product.h), against

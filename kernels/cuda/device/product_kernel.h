@@ -171,17 +171,21 @@ __global__ void __launch_bounds__(32 * kProductWarps, kTokenTiles > 2 ? 1 : 2)
   StoreProduct<Weights, kTokenTiles>(w, x, first_token, sums, shared, y, stride);
 }
 
-// What the forms on int8 share: products in int32.
-struct Int8Weights {
-  static constexpr ActivationForm kForm = ActivationForm::kInt8;
+// A part of a lane's activations has two steps' B operands.
+struct TwoStepParts {
   static constexpr uint32_t kPartSteps = 2;
-  using Accumulator = int;
-
   static __device__ __forceinline__ void Operand(const uint4& part, uint32_t step,
                                                  uint32_t (&b)[2]) {
     b[0] = step == 0 ? part.x : part.z;
     b[1] = step == 0 ? part.y : part.w;
   }
+};
+
+// What the forms on int8 share: products in int32.
+struct Int8Weights : TwoStepParts {
+  static constexpr ActivationForm kForm = ActivationForm::kInt8;
+  using Accumulator = int;
+
   static __device__ __forceinline__ void Multiply(int (&d)[4], const uint32_t (&a)[4],
                                                   const uint32_t (&b)[2]) {
     MultiplyInt8(d, a, b);
@@ -189,16 +193,10 @@ struct Int8Weights {
 };
 
 // What the forms on fp16 share: products in the tensor core's fp32.
-struct HalfWeights {
+struct HalfWeights : TwoStepParts {
   static constexpr ActivationForm kForm = ActivationForm::kHalf;
-  static constexpr uint32_t kPartSteps = 2;
   using Accumulator = float;
 
-  static __device__ __forceinline__ void Operand(const uint4& part, uint32_t step,
-                                                 uint32_t (&b)[2]) {
-    b[0] = step == 0 ? part.x : part.z;
-    b[1] = step == 0 ? part.y : part.w;
-  }
   static __device__ __forceinline__ void Multiply(float (&d)[4], const uint32_t (&a)[4],
                                                   const uint32_t (&b)[2]) {
     MultiplyHalf(d, a, b);
