@@ -22,17 +22,6 @@ namespace {
 // How often Score asks its caller whether to go on.
 constexpr auto kCancelPoll = std::chrono::milliseconds(20);
 
-// Tokens that one step may have.
-size_t StepRows(const Scheduler::Limits& limits) {
-  return std::min<uint64_t>(limits.step_tokens,
-                            uint64_t{limits.max_running} + limits.prefill_chunk);
-}
-
-// Rows that one step may want logits of.
-size_t LogitRows(const Scheduler::Limits& limits) {
-  return size_t{limits.max_running} + limits.score_rows;
-}
-
 Scheduler::Limits ToSchedulerLimits(const GenerationEngine::Limits& limits) {
   Scheduler::Limits scheduler;
   scheduler.max_running = limits.max_running;
@@ -469,9 +458,10 @@ uint64_t KvTokens(const ModelConfig& config, const GenerationEngine::Limits& lim
 GenerationEngine::Memory GenerationEngine::MemoryFor(const ModelConfig& config,
                                                      const Limits& limits) {
   const Scheduler::Limits scheduler = ToSchedulerLimits(limits);
-  return {.kv_cache = KvCache::Bytes(config, KvTokens(config, limits), limits.kv_block_tokens,
-                                     limits.kv_element),
-          .activations = Model::WorkspaceBytes(config, StepRows(scheduler), LogitRows(scheduler))};
+  return {
+      .kv_cache = KvCache::Bytes(config, KvTokens(config, limits), limits.kv_block_tokens,
+                                 limits.kv_element),
+      .activations = Model::WorkspaceBytes(config, scheduler.step_rows(), scheduler.logit_rows())};
 }
 
 absl::StatusOr<std::unique_ptr<GenerationEngine>> GenerationEngine::Create(
@@ -482,7 +472,7 @@ absl::StatusOr<std::unique_ptr<GenerationEngine>> GenerationEngine::Create(
                                                limits.kv_block_tokens, limits.kv_element));
   const Scheduler::Limits scheduler = ToSchedulerLimits(limits);
   Model::WorkspacePtr workspace =
-      model->model().CreateWorkspace(StepRows(scheduler), LogitRows(scheduler));
+      model->model().CreateWorkspace(scheduler.step_rows(), scheduler.logit_rows());
   QL_RETURN_IF_ERROR(model->model().backend().status());
   return std::make_unique<Engine>(std::move(model), std::move(kv), std::move(workspace), limits,
                                   scheduler, std::move(on_failure));

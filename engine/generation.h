@@ -140,8 +140,8 @@ class GenerationEngine {
     // Requests of one client that may run or wait; 0: as many as of all.
     uint32_t max_client_requests = 0;
     uint32_t step_tokens = 512;  // token budget of one step
-    // Prompt tokens in one step, of all sequences together: how long a step takes, and so how soon
-    // a request that comes can begin.
+    // Prompt tokens in one step, of all sequences together, twice as many where they end a prompt:
+    // how long a step takes, and so how soon a request that comes can begin.
     uint32_t prefill_chunk = 16;
     // KV cache capacity; 0: max_running * min(context, kDefaultKvTokensEach).
     uint32_t kv_tokens = 0;

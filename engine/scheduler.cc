@@ -176,7 +176,7 @@ void Scheduler::AddDecodes(Step& step) {
   }
 }
 
-void Scheduler::AddPrefills(uint32_t budget, Step& step) {
+void Scheduler::AddPrefills(uint32_t left, Step& step) {
   std::vector<Sequence*> prompts;
   for (Sequence* sequence : running_) {
     if (!sequence->paused && sequence->remaining() > 1) prompts.push_back(sequence);
@@ -193,23 +193,31 @@ void Scheduler::AddPrefills(uint32_t budget, Step& step) {
         [](const Sequence* a, const Sequence* b) { return a->passed < b->passed; });
     std::rotate(prompts.begin(), passed_over, passed_over + 1);
   }
+  uint32_t budget = std::min(left, limits_.prefill_chunk);
   uint32_t score_rows = limits_.score_rows;
   for (Sequence* sequence : prompts) {
-    const uint32_t most = sequence->scoring ? std::min(budget, score_rows) : budget;
-    const uint32_t added = AddPrefill(*sequence, most, step);
-    budget -= added;
-    if (sequence->scoring) score_rows -= added;
+    uint32_t added = 0;
+    if (sequence->scoring) {
+      const uint32_t most = std::min(budget, score_rows);
+      added = AddPrefill(*sequence, most, most, step);
+      score_rows -= added;
+    } else {
+      const bool first = budget == limits_.prefill_chunk;
+      const auto to_end = first ? std::min<uint64_t>(left, uint64_t{2} * budget) : budget;
+      added = AddPrefill(*sequence, budget, static_cast<uint32_t>(to_end), step);
+    }
+    budget -= std::min(budget, added);
     sequence->passed = added > 0 ? 0 : sequence->passed + 1;
   }
 }
 
-uint32_t Scheduler::AddPrefill(Sequence& sequence, uint32_t budget, Step& step) {
+uint32_t Scheduler::AddPrefill(Sequence& sequence, uint32_t budget, uint32_t to_end, Step& step) {
   if (budget == 0) return 0;
   ShareBlocks(sequence);
   // It follows: what the other computes now is shared next time.
   if (IsComputed(sequence, step)) return 0;
   CopyOverlap(sequence, step);
-  uint32_t count = std::min(sequence.remaining(), budget);
+  uint32_t count = sequence.remaining() <= to_end ? sequence.remaining() : budget;
   // Chunks end where blocks do: a block boundary is where sharing can go on.
   const uint32_t beyond_block = (sequence.cached + count) % blocks_.block_tokens();
   if (count < sequence.remaining() && beyond_block < count) count -= beyond_block;
@@ -252,8 +260,7 @@ Scheduler::Step Scheduler::NextStep() {
   Admit();
   Step step;
   AddDecodes(step);
-  const auto left = limits_.step_tokens - static_cast<uint32_t>(step.slices.size());
-  AddPrefills(std::min(left, limits_.prefill_chunk), step);
+  AddPrefills(limits_.step_tokens - static_cast<uint32_t>(step.slices.size()), step);
   return step;
 }
 

@@ -13,7 +13,8 @@
 // ones have passed has its turn, and who comes in that way is not preempted for a higher priority.
 // Prefill chunks go in the same order, but among one client's prompts to the shortest, so that
 // short prompts do not wait for long ones; in one step of `patience` the prompt that has been
-// passed over most often goes first.
+// passed over most often goes first. The first prompt is not cut in two where that would leave less
+// than a second chunk: it would wait for another step of all the others, too.
 //
 // Prefixes are shared (engine/kv_cache.h): a sequence takes over computed blocks of others that
 // begin with the same tokens, when it is admitted and before each of its chunks. While another
@@ -23,6 +24,7 @@
 // Pure bookkeeping: no model, no clock, no threads. Not thread-safe.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -63,10 +65,17 @@ class Scheduler {
   struct Limits {
     uint32_t max_running = 16;
     uint32_t step_tokens = 512;   // at least max_running
-    uint32_t prefill_chunk = 16;  // of all sequences in one step
+    uint32_t prefill_chunk = 16;  // of all sequences in one step; twice that to end a prompt
     uint32_t score_rows = 32;     // of all scoring sequences in one step, one each beside
     uint32_t turn = 8;            // admissions
     uint32_t patience = 8;        // steps
+
+    // Tokens that a step may have.
+    uint64_t step_rows() const {
+      return std::min<uint64_t>(step_tokens, max_running + uint64_t{2} * prefill_chunk);
+    }
+    // Rows that a step may want logits of.
+    uint64_t logit_rows() const { return uint64_t{max_running} + score_rows; }
   };
   // Tokens [begin, begin + count) of a sequence, to be run in this step.
   struct Slice {
@@ -120,10 +129,10 @@ class Scheduler {
   void Release(Sequence& sequence);
 
   void AddDecodes(Step& step);
-  // At most `budget` tokens.
-  void AddPrefills(uint32_t budget, Step& step);
-  // Returns how many tokens were added.
-  uint32_t AddPrefill(Sequence& sequence, uint32_t budget, Step& step);
+  // At most `left` tokens.
+  void AddPrefills(uint32_t left, Step& step);
+  // At most `budget` tokens, or `to_end` if those are all that remain. Returns how many were added.
+  uint32_t AddPrefill(Sequence& sequence, uint32_t budget, uint32_t to_end, Step& step);
   // Takes over whole blocks that hold what the sequence needs next.
   void ShareBlocks(Sequence& sequence);
   // Copies of a block what agrees with what the sequence needs next.

@@ -62,8 +62,8 @@ void ServerOptions::AddTo(Configuration& configuration) {
       ->check(CLI::Range(1, 1 << 16));
   configuration
       .Add("prefill-chunk", engine.prefill_chunk,
-           "Prompt tokens in one step, of all sequences: less lets streams and new requests "
-           "wait less")
+           "Prompt tokens in one step, of all sequences, twice as many to end a prompt: less lets "
+           "streams and new requests wait less")
       ->check(CLI::Range(1, 1 << 16));
   configuration
       .Add("max-prompt-bytes", input.max_prompt_bytes,

@@ -91,8 +91,8 @@ class Schedule {
 
  private:
   static constexpr Scheduler::Limits kLimits = {.max_running = 5,
-                                                .step_tokens = 9,
-                                                .prefill_chunk = 6,
+                                                .step_tokens = 15,
+                                                .prefill_chunk = 4,
                                                 .score_rows = 4,
                                                 .turn = 2,
                                                 .patience = 3};
@@ -153,7 +153,7 @@ class Schedule {
       }
       live.ran = std::max(live.ran, slice.begin + slice.count);
     }
-    ASSERT_LE(tokens, kLimits.step_tokens);
+    ASSERT_LE(tokens, kLimits.step_rows());
     ASSERT_LE(scheduler_.running(), kLimits.max_running);
   }
 

@@ -55,6 +55,31 @@ TEST(Scheduler, MixesDecodeTokensWithPrefillChunksWithinTheBudget) {
   EXPECT_EQ(Find(Step(scheduler), long_prompt)->begin, 3u);
 }
 
+TEST(Scheduler, APromptThatTwoChunksWouldEndIsRunAtOnce) {
+  BlockAllocator blocks(100, 16);
+  Scheduler scheduler({.step_tokens = 36, .prefill_chunk = 16}, blocks);
+  Sequence brief = OfLength(32);
+  Sequence longer = OfLength(40);
+  scheduler.Enqueue(brief);
+  scheduler.Enqueue(longer);
+  auto step = Step(scheduler);
+  ASSERT_EQ(step.size(), 1u) << "what the first takes, others do not get";
+  EXPECT_EQ(Find(step, brief)->count, 32u);
+  step = Step(scheduler);
+  EXPECT_EQ(Find(step, longer)->count, 16u) << "24 would be left: more than a chunk";
+  step = Step(scheduler);
+  EXPECT_EQ(Find(step, longer)->count, 24u);
+}
+
+TEST(Scheduler, APromptIsRunAtOnceOnlyWhereTheStepHasRoom) {
+  BlockAllocator blocks(100, 16);
+  Scheduler scheduler({.step_tokens = 24, .prefill_chunk = 16}, blocks);
+  Sequence prompt = OfLength(30);
+  scheduler.Enqueue(prompt);
+  EXPECT_EQ(Find(Step(scheduler), prompt)->count, 16u);
+  EXPECT_EQ(Find(Step(scheduler), prompt)->count, 14u);
+}
+
 TEST(Scheduler, ARequestThatLacksBlocksWaitsAndIsNotOvertaken) {
   BlockAllocator blocks(4, 16);
   Scheduler scheduler({}, blocks);
