@@ -1,155 +1,172 @@
 #include "bench/device_matrices.h"
 
 #include <algorithm>
-#include <cstring>
+#include <bit>
 #include <random>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "core/base/status.h"
 #include "core/codec/gap_code.h"
 #include "core/codec/trellis_code.h"
-#include "kernels/cuda/image_layout.h"
+#include "kernels/cuda/matrix_image.h"
 
 namespace quantloom {
 namespace {
 
-using cuda::ImageLayout;
-using cuda::MatrixImage;
-
 constexpr uint32_t kLanes = 32;
 constexpr uint32_t kSymbolBits = 6;
 constexpr double kOutliers = 0.05;
+// Segments of 16 rows whose outliers are drawn; other segments have the same.
+constexpr uint32_t kIndexSegments = 256;
 
-// Words of random bits of which those in `mask` are kept.
-void Fill(uint32_t* words, size_t count, uint32_t mask, std::mt19937_64& random) {
-  for (size_t i = 0; i < count; ++i) words[i] = static_cast<uint32_t>(random()) & mask;
-}
-// fp16 without the exponent's top bit: below 2.
-constexpr uint32_t kFiniteHalves = 0xBFFFBFFF;
+// Which bits of random words stay.
 constexpr uint32_t kAll = 0xFFFFFFFF;
+constexpr uint32_t kFiniteHalves = 0xBFFFBFFF;  // fp16 without the exponent's top bit: below 2
+constexpr uint32_t kFiniteHighBytes = 0xBFBFBFBF;
+constexpr uint32_t kSelectors = 0x77777777;
 
-// The outlier index of a whole matrix (icquant_image.h).
+// --- What is repeated.
+
+enum Pattern : uint8_t { kRandom, kScale, kHyb, kSymbols, kFirstSymbols, kCounts };
+
+// The outlier index of kIndexSegments segments (icquant_image.h). The next ones' symbols begin at a
+// word.
 struct OutlierIndex {
-  std::vector<uint8_t> symbols;
-  std::vector<uint32_t> first_symbol;
-  std::vector<uint8_t> counts;
+  std::vector<uint32_t> symbols;
+  std::vector<uint32_t> first_symbol;  // of a segment
+  std::vector<uint32_t> counts;        // bytes: [segments, 16 rows]
+  uint32_t all_symbols = 0;            // a whole number of words
 
-  OutlierIndex(uint32_t row_tiles, uint32_t segments, std::mt19937_64& random) {
-    constexpr auto kThreshold = static_cast<uint32_t>(kOutliers * 65536);
-    uint64_t written = 0;
+  OutlierIndex() {
+    std::mt19937_64 random(1);
+    std::vector<uint8_t> bytes;
     std::vector<uint32_t> columns;
-    for (uint64_t i = 0; i < uint64_t{row_tiles} * segments; ++i) {
-      first_symbol.push_back(static_cast<uint32_t>(written));
+    counts.resize(size_t{kIndexSegments} * cuda::kTileRows / 4);
+    for (uint32_t i = 0; i < kIndexSegments; ++i) {
+      first_symbol.push_back(all_symbols);
       for (uint32_t row = 0; row < cuda::kTileRows; ++row) {
         columns.clear();
-        for (uint32_t c = 0; c < cuda::kSegmentColumns; c += 4) {
-          const uint64_t bits = random();
-          for (uint32_t j = 0; j < 4; ++j) {
-            if ((bits >> (16 * j) & 0xFFFF) < kThreshold) columns.push_back(c + j);
-          }
+        for (uint32_t c = 0; c < cuda::kSegmentColumns; ++c) {
+          if (std::generate_canonical<double, 32>(random) < kOutliers) columns.push_back(c);
         }
-        counts.push_back(static_cast<uint8_t>(SegmentSymbols(columns, kSymbolBits)));
-        symbols.resize(((written + counts.back()) * kSymbolBits + 7) / 8);
-        WriteSegment(columns, kSymbolBits, written, symbols.data());
-        written += counts.back();
+        const uint32_t count = SegmentSymbols(columns, kSymbolBits);
+        bytes.resize(((all_symbols + count) * kSymbolBits + 7) / 8);
+        WriteSegment(columns, kSymbolBits, all_symbols, bytes.data());
+        counts[(i * cuda::kTileRows + row) / 4] |= count << (row % 4 * 8);
+        all_symbols += count;
       }
+    }
+    constexpr uint32_t kWholeWords = 32 / 2;  // 6-bit symbols
+    all_symbols = cuda::DivideUp(all_symbols, kWholeWords) * kWholeWords;
+    symbols.resize(all_symbols * kSymbolBits / 32);
+    for (size_t i = 0; i < bytes.size(); ++i) {
+      symbols[i / 4] |= uint32_t{bytes[i]} << (i % 4 * 8);
     }
   }
 };
 
-class ImageFiller {
- public:
-  ImageFiller(uint32_t rows, uint32_t cols, uint32_t seed)
-      : rows_(rows), cols_(cols), random_(seed), image_{.rows = rows, .cols = cols} {}
+const OutlierIndex& Outliers() {
+  static const OutlierIndex index;
+  return index;
+}
 
-  MatrixImage operator()(cuda::HalfMatrixView view) {
-    Shape(view);
-    const auto fragments = layout_.Add<uint32_t>(size_t{rows_} * cols_ / 2);
-    const auto scales = layout_.Add<float>(rows_);
-    Allocate();
-    Fill(fragments.In(image_), size_t{rows_} * cols_ / 2, kFiniteHalves, random_);
-    view.fragments = fragments.In(image_);
-    view.scales = Scales(scales);
-    return Take(view);
+absl::Span<const uint32_t> Words(Pattern pattern) {
+  static const std::vector<uint32_t> random = [] {
+    std::mt19937 source(1);
+    std::vector<uint32_t> words((1 << 16) + 1);
+    std::generate(words.begin(), words.end(), source);
+    return words;
+  }();
+  static const uint32_t scale = std::bit_cast<uint32_t>(0.01f);
+  switch (pattern) {
+    case kRandom:
+      return random;
+    case kScale:
+      return {&scale, 1};
+    case kHyb:
+      static_assert(sizeof(kHybTable[0]) == sizeof(uint32_t));
+      return {reinterpret_cast<const uint32_t*>(kHybTable), std::size(kHybTable)};
+    case kSymbols:
+      return Outliers().symbols;
+    case kFirstSymbols:
+      return Outliers().first_symbol;
+    case kCounts:
+      return Outliers().counts;
   }
-  MatrixImage operator()(cuda::ByteMatrixView view) {
+  return {};
+}
+
+// --- What a matrix is made of.
+
+// An array of 32-bit words that repeats a pattern (kernels/cuda/probe.h).
+struct Array {
+  uint64_t offset;
+  uint64_t words;
+  Pattern pattern;
+  uint32_t step;
+  uint32_t mask;
+};
+
+// Lays out a form's arrays from `memory` on; views point there.
+class Arrays {
+ public:
+  Arrays(uint32_t rows, uint32_t cols, uintptr_t memory)
+      : rows_(rows), cols_(cols), memory_(memory) {}
+
+  const std::vector<Array>& arrays() const { return arrays_; }
+  uint64_t bytes() const { return bytes_; }
+
+  cuda::MatrixView operator()(cuda::HalfMatrixView view) {
     Shape(view);
-    const auto fragments = layout_.Add<uint32_t>(size_t{rows_} * cols_ / 4);
-    const auto scales = layout_.Add<float>(rows_);
-    const auto offsets = layout_.Add<float>(rows_);
-    Allocate();
-    Fill(fragments.In(image_), size_t{rows_} * cols_ / 4, kAll, random_);
-    view.fragments = fragments.In(image_);
-    view.scales = Scales(scales);
-    view.offsets = Scales(offsets);
-    return Take(view);
+    view.fragments = Random(uint64_t{rows_} * cols_ / 2, kFiniteHalves);
+    view.scales = Scales();
+    return view;
   }
-  MatrixImage operator()(cuda::IcquantView view) {
+  cuda::MatrixView operator()(cuda::ByteMatrixView view) {
     Shape(view);
-    view.segments = cuda::DivideUp(cols_, cuda::kSegmentColumns);
+    view.fragments = Random(uint64_t{rows_} * cols_ / 4, kAll);
+    view.scales = Scales();
+    view.offsets = Scales();
+    return view;
+  }
+  cuda::MatrixView operator()(cuda::IcquantView view) {
+    Shape(view);
+    view.segments = cols_ / cuda::kSegmentColumns;
     view.symbol_bits = kSymbolBits;
     const bool halves = view.level_bytes == 2;
-    const uint32_t words = cuda::CentroidWords(static_cast<int>(view.bits), true);
-    view.level_stride = words * view.level_bytes;
-    const OutlierIndex index(rows_ / cuda::kTileRows, view.segments, random_);
-    const size_t code_words = Lanes() * cuda::PanelWords(static_cast<int>(view.bits));
-    const auto codes = layout_.Add<uint32_t>(code_words);
-    const auto levels = layout_.Add<uint32_t>(size_t{rows_} * view.level_stride);
-    const auto scales = layout_.Add<float>(rows_);
-    const auto offsets = layout_.Add<float>(halves ? 0 : rows_);
-    const auto symbols = layout_.Add<uint32_t>(index.symbols.size() / 4 + 2);
-    const auto first_symbol = layout_.Add<uint32_t>(index.first_symbol.size());
-    const auto counts = layout_.Add<uint8_t>(index.counts.size());
-    Allocate();
-    Fill(codes.In(image_), code_words, kAll, random_);
-    // Of fp16 levels the high bytes lack the exponent's top bit.
-    Fill(levels.In(image_), size_t{rows_} * view.level_stride, halves ? 0xBFBFBFBF : kAll, random_);
-    std::copy(index.symbols.begin(), index.symbols.end(),
-              reinterpret_cast<uint8_t*>(symbols.In(image_)));
-    std::copy(index.first_symbol.begin(), index.first_symbol.end(), first_symbol.In(image_));
-    std::copy(index.counts.begin(), index.counts.end(), counts.In(image_));
-    view.codes = codes.In(image_);
-    view.levels = levels.In(image_);
-    view.scales = Scales(scales);
-    if (!halves) view.offsets = Scales(offsets);
-    view.symbols = symbols.In(image_);
-    view.first_symbol = first_symbol.In(image_);
-    view.counts = counts.In(image_);
-    return Take(view);
+    view.level_stride = cuda::CentroidWords(static_cast<int>(view.bits), true) * view.level_bytes;
+    view.codes = Random(Lanes() * cuda::PanelWords(static_cast<int>(view.bits)), kAll);
+    view.levels = Random(uint64_t{rows_} * view.level_stride, halves ? kFiniteHighBytes : kAll);
+    view.scales = Scales();
+    if (!halves) view.offsets = Scales();
+    const uint64_t segments = uint64_t{rows_ / cuda::kTileRows} * view.segments;
+    const OutlierIndex& index = Outliers();
+    const uint64_t symbols = segments / kIndexSegments * index.all_symbols +
+                             index.first_symbol[segments % kIndexSegments];
+    constexpr uint64_t kRead = 2;  // words past the end that reads may touch
+    view.symbols = Add((symbols * kSymbolBits + 31) / 32 + kRead, kSymbols, 0, kAll);
+    view.first_symbol = Add(segments, kFirstSymbols, index.all_symbols, kAll);
+    view.counts =
+        reinterpret_cast<const uint8_t*>(Add(segments * cuda::kTileRows / 4, kCounts, 0, kAll));
+    return view;
   }
-  MatrixImage operator()(cuda::TrellisView view) {
+  cuda::MatrixView operator()(cuda::TrellisView view) {
     Shape(view);
-    const bool hyb = view.code == TrellisCode::kHyb;
-    const size_t code_words = Lanes() * view.half_bits;
-    const auto codes = layout_.Add<uint32_t>(code_words);
-    const auto scales = layout_.Add<float>(rows_);
-    const auto table = layout_.Add<uint32_t>(hyb ? std::size(kHybTable) : 0);
-    Allocate();
-    Fill(codes.In(image_), code_words, kAll, random_);
-    view.codes = codes.In(image_);
-    view.scales = Scales(scales);
-    if (hyb) {
-      std::memcpy(table.In(image_), kHybTable, sizeof(kHybTable));
-      view.table = table.In(image_);
-    }
-    return Take(view);
+    view.codes = Random(Lanes() * view.half_bits, kAll);
+    view.scales = Scales();
+    if (view.code == TrellisCode::kHyb) view.table = Add(std::size(kHybTable), kHyb, 0, kAll);
+    return view;
   }
-  MatrixImage operator()(cuda::E8pView view) {
+  cuda::MatrixView operator()(cuda::E8pView view) {
     Shape(view);
     view.second_unit = 0.5f;
-    const size_t code_words = Lanes() * cuda::E8pLaneWords(view.bits);
-    const auto codes = layout_.Add<uint32_t>(code_words);
-    const auto scales = layout_.Add<float>(rows_);
-    const auto selectors = layout_.Add<uint32_t>(256);
-    const auto one_bit = layout_.Add<uint32_t>(512);
-    Allocate();
-    Fill(codes.In(image_), code_words, kAll, random_);
-    Fill(selectors.In(image_), 256, 0x77777777, random_);
-    Fill(one_bit.In(image_), 512, kAll, random_);
-    view.codes = codes.In(image_);
-    view.scales = Scales(scales);
-    view.selectors = selectors.In(image_);
-    view.one_bit = one_bit.In(image_);
-    return Take(view);
+    view.codes = Random(Lanes() * cuda::E8pLaneWords(view.bits), kAll);
+    view.scales = Scales();
+    view.selectors = Random(256, kSelectors);
+    view.one_bit = Random(512, kAll);
+    return view;
   }
 
  private:
@@ -159,35 +176,37 @@ class ImageFiller {
     view.panels = cols_ / cuda::kPanelColumns;
   }
   // Lanes of all tiles.
-  size_t Lanes() const {
-    return size_t{rows_ / cuda::kTileRows} * (cols_ / cuda::kPanelColumns) * kLanes;
+  uint64_t Lanes() const {
+    return uint64_t{rows_ / cuda::kTileRows} * (cols_ / cuda::kPanelColumns) * kLanes;
   }
-  void Allocate() { image_.bytes = layout_.Allocate(); }
-  float* Scales(const ImageLayout::Array<float>& scales) {
-    std::fill_n(scales.In(image_), rows_, 0.01f);
-    return scales.In(image_);
+  const uint32_t* Add(uint64_t words, Pattern pattern, uint32_t step, uint32_t mask) {
+    const uint64_t offset =
+        (bytes_ + cuda::kImageAlignment - 1) / cuda::kImageAlignment * cuda::kImageAlignment;
+    arrays_.push_back({offset, words, pattern, step, mask});
+    bytes_ = offset + words * sizeof(uint32_t);
+    return reinterpret_cast<const uint32_t*>(memory_ + offset);
   }
-  MatrixImage Take(const cuda::MatrixView& view) {
-    image_.view = view;
-    return std::move(image_);
+  const uint32_t* Random(uint64_t words, uint32_t mask) {
+    return Add(words, kRandom, /*step=*/0x9E3779B9, mask);
   }
+  const float* Scales() { return reinterpret_cast<const float*>(Add(rows_, kScale, 0, kAll)); }
 
   uint32_t rows_;
   uint32_t cols_;
-  std::mt19937_64 random_;
-  ImageLayout layout_;
-  MatrixImage image_;
+  uintptr_t memory_;
+  std::vector<Array> arrays_;
+  uint64_t bytes_ = 0;
 };
 
 }  // namespace
 
 std::vector<DeviceForm> DeviceForms() {
-  std::vector<DeviceForm> forms = {{"fp16", cuda::HalfMatrixView()},
-                                   {"int8", cuda::ByteMatrixView()}};
+  std::vector<DeviceForm> forms = {{"fp16", cuda::HalfMatrixView(), false},
+                                   {"int8", cuda::ByteMatrixView(), false}};
   for (uint32_t bits = 1; bits <= 4; ++bits) {
-    forms.push_back({absl::StrCat("icquant-", bits), cuda::IcquantView{.bits = bits}});
-    forms.push_back(
-        {absl::StrCat("icquant-fp16-", bits), cuda::IcquantView{.level_bytes = 2, .bits = bits}});
+    forms.push_back({absl::StrCat("icquant-", bits), cuda::IcquantView{.bits = bits}, false});
+    forms.push_back({absl::StrCat("icquant-fp16-", bits),
+                     cuda::IcquantView{.level_bytes = 2, .bits = bits}, false});
   }
   const std::pair<const char*, TrellisCode> codes[] = {{"mul1", TrellisCode::kMul1},
                                                        {"1mad", TrellisCode::k1Mad},
@@ -196,18 +215,47 @@ std::vector<DeviceForm> DeviceForms() {
   for (const auto& [name, code] : codes) {
     for (uint32_t half_bits = 2; half_bits <= 8; ++half_bits) {
       forms.push_back({absl::StrCat(name, "-", half_bits / 2.0),
-                       cuda::TrellisView{.half_bits = half_bits, .code = code}});
+                       cuda::TrellisView{.half_bits = half_bits, .code = code}, true});
     }
   }
   for (uint32_t bits = 2; bits <= 4; ++bits) {
-    forms.push_back({absl::StrCat("quip-", bits), cuda::E8pView{.bits = bits}});
+    forms.push_back({absl::StrCat("quip-", bits), cuda::E8pView{.bits = bits}, true});
   }
   return forms;
 }
 
-cuda::MatrixImage RandomImage(const DeviceForm& form, uint32_t rows, uint32_t cols, uint32_t seed) {
-  return std::visit([&](const auto& view) { return ImageFiller(rows, cols, seed)(view); },
-                    form.view);
+absl::StatusOr<std::unique_ptr<RandomMatrices>> RandomMatrices::Create(CudaContext& context) {
+  std::unique_ptr<RandomMatrices> matrices(new RandomMatrices(context));
+  for (size_t i = 0; i < kPatterns; ++i) {
+    const absl::Span<const uint32_t> words = Words(static_cast<Pattern>(i));
+    QL_ASSIGN_OR_RETURN(matrices->patterns_[i],
+                        context.Upload({reinterpret_cast<const uint8_t*>(words.data()),
+                                        words.size() * sizeof(uint32_t)}));
+  }
+  return matrices;
+}
+
+uint64_t RandomMatrices::Bytes(const DeviceForm& form, uint32_t rows, uint32_t cols) {
+  Arrays arrays(rows, cols, 0);
+  std::visit(arrays, form.view);
+  return arrays.bytes();
+}
+
+absl::StatusOr<CudaMatrix::Resident> RandomMatrices::Make(const DeviceForm& form, uint32_t rows,
+                                                          uint32_t cols) const {
+  CudaMatrix::Resident matrix{.rows = rows, .cols = cols, .bytes = Bytes(form, rows, cols)};
+  QL_ASSIGN_OR_RETURN(matrix.memory, context_.Allocate(matrix.bytes));
+  Arrays arrays(rows, cols, reinterpret_cast<uintptr_t>(matrix.memory.as<uint8_t>()));
+  matrix.view = std::visit(arrays, form.view);
+  for (const Array& array : arrays.arrays()) {
+    const char* const error = context_.kernels().repeat_pattern(
+        patterns_[array.pattern].as<uint32_t>(), static_cast<uint32_t>(Words(array.pattern).size()),
+        array.step, array.mask,
+        reinterpret_cast<uint32_t*>(matrix.memory.as<uint8_t>() + array.offset), array.words,
+        context_.stream());
+    if (error != nullptr) return absl::InternalError(error);
+  }
+  return matrix;
 }
 
 }  // namespace quantloom

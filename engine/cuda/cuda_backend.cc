@@ -429,6 +429,10 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(
     std::unique_ptr<cuda::DeviceRuntime> runtime, const cuda::KernelTable& kernels,
     ThreadTeam& team) {
   QL_ASSIGN_OR_RETURN(auto context, CudaContext::Create(std::move(runtime), kernels));
+  return CreateCudaBackend(std::move(context), team);
+}
+
+std::unique_ptr<Backend> CreateCudaBackend(std::unique_ptr<CudaContext> context, ThreadTeam& team) {
   return std::make_unique<CudaBackend>(std::move(context), team);
 }
 

@@ -18,9 +18,13 @@
 
 namespace quantloom {
 
+class CudaContext;  // engine/cuda/cuda_context.h
+
 // `team` rearranges weights while they are loaded; it and `kernels` must outlive the backend.
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(
     std::unique_ptr<cuda::DeviceRuntime> runtime, const cuda::KernelTable& kernels,
     ThreadTeam& team);
+// On a context that its maker goes on using, beside the backend.
+std::unique_ptr<Backend> CreateCudaBackend(std::unique_ptr<CudaContext> context, ThreadTeam& team);
 
 }  // namespace quantloom

@@ -9,24 +9,29 @@ absl::StatusOr<std::unique_ptr<CudaMatrix>> CudaMatrix::Create(const cuda::Matri
                                                                const Incoherence* incoherence,
                                                                CudaContext& context,
                                                                CudaTransforms& transforms) {
-  std::unique_ptr<CudaMatrix> matrix(new CudaMatrix());
-  matrix->rows_ = image.rows;
-  matrix->cols_ = image.cols;
-  matrix->bytes_ = image.bytes.size();
-  QL_ASSIGN_OR_RETURN(matrix->memory_, context.Upload(image.bytes));
-  matrix->view_ = image.ViewAt(matrix->memory_.as<void>());
+  QL_ASSIGN_OR_RETURN(CudaMemory memory, context.Upload(image.bytes));
+  const cuda::MatrixView view = image.ViewAt(memory.as<void>());
+  return Create(Resident{image.rows, image.cols, image.bytes.size(), std::move(memory), view},
+                incoherence, transforms);
+}
+
+absl::StatusOr<std::unique_ptr<CudaMatrix>> CudaMatrix::Create(Resident image,
+                                                               const Incoherence* incoherence,
+                                                               CudaTransforms& transforms) {
+  const uint64_t rows = image.rows;
+  const uint64_t cols = image.cols;
+  std::unique_ptr<CudaMatrix> matrix(new CudaMatrix(std::move(image)));
   if (incoherence == nullptr) return matrix;
   const IncoherenceOptions& options = incoherence->options();
   if (incoherence->input() != nullptr) {
-    QL_ASSIGN_OR_RETURN(matrix->input_, transforms.Get(image.cols, options.blocks,
-                                                       options.input_seed, Direction::kForward));
+    QL_ASSIGN_OR_RETURN(matrix->input_, transforms.Get(cols, options.blocks, options.input_seed,
+                                                       Direction::kForward));
   }
   if (incoherence->output() != nullptr) {
-    QL_ASSIGN_OR_RETURN(
-        matrix->output_,
-        transforms.Get(image.rows, options.blocks, options.output_seed, Direction::kTransposed));
+    QL_ASSIGN_OR_RETURN(matrix->output_, transforms.Get(rows, options.blocks, options.output_seed,
+                                                        Direction::kTransposed));
   } else if (incoherence->input() != nullptr) {
-    QL_ASSIGN_OR_RETURN(matrix->row_, transforms.Get(image.cols, options.blocks, options.input_seed,
+    QL_ASSIGN_OR_RETURN(matrix->row_, transforms.Get(cols, options.blocks, options.input_seed,
                                                      Direction::kTransposed));
   }
   return matrix;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "core/codec/codec.h"
@@ -21,26 +22,33 @@ class CudaMatrix final : public DeviceMatrix {
                                                             const Incoherence* incoherence,
                                                             CudaContext& context,
                                                             CudaTransforms& transforms);
+  // Of an image that is in device memory already.
+  struct Resident {
+    uint64_t rows = 0;
+    uint64_t cols = 0;
+    uint64_t bytes = 0;
+    CudaMemory memory = {};
+    cuda::MatrixView view = {};
+  };
+  static absl::StatusOr<std::unique_ptr<CudaMatrix>> Create(Resident image,
+                                                            const Incoherence* incoherence,
+                                                            CudaTransforms& transforms);
 
-  uint64_t rows() const override { return rows_; }
-  uint64_t cols() const override { return cols_; }
+  uint64_t rows() const override { return image_.rows; }
+  uint64_t cols() const override { return image_.cols; }
   bool decodes_rows() const override { return output_ == nullptr; }
-  uint64_t weight_bytes() const override { return bytes_; }
+  uint64_t weight_bytes() const override { return image_.bytes; }
 
-  const cuda::MatrixView& view() const { return view_; }
+  const cuda::MatrixView& view() const { return image_.view; }
   // Of inputs, of looked-up rows (its inverse), of outputs; null where nothing is transformed.
   const CudaTransform* input() const { return input_.get(); }
   const CudaTransform* row() const { return row_.get(); }
   const CudaTransform* output() const { return output_.get(); }
 
  private:
-  CudaMatrix() = default;
+  explicit CudaMatrix(Resident image) : image_(std::move(image)) {}
 
-  uint64_t rows_ = 0;
-  uint64_t cols_ = 0;
-  uint64_t bytes_ = 0;
-  CudaMemory memory_;
-  cuda::MatrixView view_;
+  Resident image_;
   std::shared_ptr<const CudaTransform> input_, row_, output_;
 };
 

@@ -15,7 +15,8 @@ const KernelTable& Kernels() {
                                            .rotate_and_store = RotateAndStore,
                                            .attend = Attend,
                                            .launch_nothing = LaunchNothing,
-                                           .read_sweep = ReadSweep};
+                                           .read_sweep = ReadSweep,
+                                           .repeat_pattern = RepeatPattern};
   return kKernels;
 }
 

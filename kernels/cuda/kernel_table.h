@@ -28,6 +28,7 @@ struct KernelTable {
   decltype(&Attend) attend;
   decltype(&LaunchNothing) launch_nothing;
   decltype(&ReadSweep) read_sweep;
+  decltype(&RepeatPattern) repeat_pattern;
 };
 
 // Those that this is linked with.

@@ -25,6 +25,19 @@ __global__ void __launch_bounds__(kThreads)
   if (mine == key) *found = 1;
 }
 
+// As many as keep a device busy; each takes words in turn.
+constexpr uint64_t kRepeatBlocks = 4096;
+
+__global__ void __launch_bounds__(kThreads)
+    Repeat(const uint32_t* pattern, uint32_t period, uint32_t step, uint32_t mask, uint32_t* words,
+           uint64_t count) {
+  const uint64_t all_threads = static_cast<uint64_t>(gridDim.x) * kThreads;
+  for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
+       i += all_threads) {
+    words[i] = (pattern[i % period] + static_cast<uint32_t>(i / period) * step) & mask;
+  }
+}
+
 }  // namespace
 
 const char* LaunchNothing(Stream stream) { return LaunchKernel(dim3(1), 32, 0, stream, Nothing); }
@@ -36,6 +49,14 @@ const char* ReadSweep(const void* memory, size_t bytes, uint32_t key, uint32_t* 
   const size_t blocks = (vectors + kThreads * kLoads - 1) / (kThreads * kLoads);
   return LaunchKernel(dim3(static_cast<uint32_t>(blocks)), kThreads, 0, stream, Sweep,
                       static_cast<const uint4*>(memory), vectors, key, found);
+}
+
+const char* RepeatPattern(const uint32_t* pattern, uint32_t period, uint32_t step, uint32_t mask,
+                          uint32_t* words, uint64_t count, Stream stream) {
+  if (count == 0) return nullptr;
+  const uint64_t blocks = (count + kThreads - 1) / kThreads;
+  return LaunchKernel(dim3(static_cast<uint32_t>(blocks < kRepeatBlocks ? blocks : kRepeatBlocks)),
+                      kThreads, 0, stream, Repeat, pattern, period, step, mask, words, count);
 }
 
 }  // namespace quantloom::cuda

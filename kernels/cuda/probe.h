@@ -1,4 +1,5 @@
-// What a device does at best: kernels that measurements of the others are compared with.
+// For measurements: what a device does at best, kernels that others are compared with, and
+// contents of memory that no host needs to make.
 #pragma once
 
 #include <cstddef>
@@ -17,5 +18,10 @@ const char* LaunchNothing(Stream stream);
 // loaded that hardly ever writes. Null, or why the kernel could not be launched.
 const char* ReadSweep(const void* memory, size_t bytes, uint32_t key, uint32_t* found,
                       Stream stream);
+
+// words[i] = (pattern[i % period] + i / period * step) & mask, i < count. Null, or why the kernel
+// could not be launched.
+const char* RepeatPattern(const uint32_t* pattern, uint32_t period, uint32_t step, uint32_t mask,
+                          uint32_t* words, uint64_t count, Stream stream);
 
 }  // namespace quantloom::cuda
