@@ -131,15 +131,33 @@ class Run {
   absl::Status Products(const DeviceUnderTest& device) {
     const std::regex forms(arguments_.forms);
     const std::regex shapes(arguments_.shapes);
+    const auto library = library_.open_dense_library(arguments_.device);
+    if (!library.ok()) report_.Comment(std::string(library.status().message()));
     for (const auto& [rows, cols] : kShapes) {
       const std::string shape = absl::StrCat(rows, "x", cols);
       if (!std::regex_search(shape, shapes)) continue;
+      std::map<uint32_t, double> halves;  // cuBLAS's times by tokens
+      if (library.ok()) {
+        QL_RETURN_IF_ERROR(Take(absl::StrCat("cublas ", shape), [&, rows = rows, cols = cols] {
+          const Measured timings =
+              MeasureLibraryProducts(device.context(), device.matrices(), **library, rows, cols,
+                                     arguments_.tokens, arguments_.measure);
+          if (timings.ok()) {
+            for (const DeviceTiming& timing : *timings) halves[timing.tokens] = timing.seconds;
+          }
+          return timings;
+        }));
+      }
       for (const DeviceForm& form : DeviceForms()) {
         if (!std::regex_search(form.name, forms)) continue;
-        QL_RETURN_IF_ERROR(Take(absl::StrCat(form.name, " ", shape), [&, rows = rows, cols = cols] {
-          return MeasureProducts(device.context(), device.matrices(), form, rows, cols,
-                                 arguments_.tokens, arguments_.measure);
-        }));
+        QL_RETURN_IF_ERROR(
+            Take(absl::StrCat(form.name, " ", shape), [&, rows = rows, cols = cols]() -> Measured {
+              QL_ASSIGN_OR_RETURN(std::vector<DeviceTiming> timings,
+                                  MeasureProducts(device.context(), device.matrices(), form, rows,
+                                                  cols, arguments_.tokens, arguments_.measure));
+              for (DeviceTiming& timing : timings) timing.half_seconds = halves[timing.tokens];
+              return timings;
+            }));
       }
     }
     return absl::OkStatus();
@@ -209,7 +227,8 @@ int main(int argc, char** argv) {
   CLI::App app(
       "Times on a CUDA device, as a table: sweeps that only read; products in every form, beside "
       "a sweep of the same bytes and an empty graph node (t0), as share = (sweep - t0) / (time - "
-      "t0); a model's other operators; steps of whole models with random weights");
+      "t0), and cuBLAS in fp16 where there is one; a model's other operators; steps of whole "
+      "models with random weights");
   const auto list = [](CLI::Option* option) { option->delimiter(',')->capture_default_str(); };
   app.add_option("--device", arguments.device, "CUDA device")->capture_default_str();
   list(app.add_option("--suites", arguments.suites, "What to measure")

@@ -8,6 +8,7 @@
 #include "bench/device_matrices.h"
 #include "bench/device_timing.h"
 #include "engine/cuda/cuda_context.h"
+#include "kernels/cuda/dense_library.h"
 
 namespace quantloom {
 
@@ -20,5 +21,11 @@ absl::StatusOr<std::vector<DeviceTiming>> MeasureSweeps(CudaContext& context,
 absl::StatusOr<std::vector<DeviceTiming>> MeasureProducts(
     CudaContext& context, const RandomMatrices& matrices, const DeviceForm& form, uint32_t rows,
     uint32_t cols, const std::vector<uint32_t>& tokens, const MeasureOptions& options);
+
+// The same with fp16 matrices by a library: name "cublas".
+absl::StatusOr<std::vector<DeviceTiming>> MeasureLibraryProducts(
+    CudaContext& context, const RandomMatrices& matrices, cuda::DenseLibrary& library,
+    uint32_t rows, uint32_t cols, const std::vector<uint32_t>& tokens,
+    const MeasureOptions& options);
 
 }  // namespace quantloom

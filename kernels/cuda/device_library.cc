@@ -1,5 +1,6 @@
 #include "kernels/cuda/device_library.h"
 
+#include "kernels/cuda/cublas_library.h"
 #include "kernels/cuda/toolkit_runtime.h"
 
 // Named by kDeviceLibraryEntry.
@@ -9,6 +10,7 @@ quantloom_cuda_library() {
       .layout = quantloom::cuda::kDeviceLibraryLayout,
       .version = QUANTLOOM_VERSION,
       .open_device = quantloom::cuda::OpenDevice,
-      .kernels = &quantloom::cuda::Kernels()};
+      .kernels = &quantloom::cuda::Kernels(),
+      .open_dense_library = quantloom::cuda::OpenCublas};
   return &kLibrary;
 }

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "kernels/cuda/dense_library.h"
 #include "kernels/cuda/device_runtime.h"
 #include "kernels/cuda/kernel_table.h"
 
@@ -17,6 +18,8 @@ struct DeviceLibrary {
   const char* version;  // the project's
   absl::StatusOr<std::unique_ptr<DeviceRuntime>> (*open_device)(int index);
   const KernelTable* kernels;
+  // cuBLAS (cublas_library.h).
+  absl::StatusOr<std::unique_ptr<DenseLibrary>> (*open_dense_library)(int index);
 };
 
 // Differs between builds whose structures do.

@@ -15,6 +15,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/cuda/kernel_table.h"
+#include "tests/cuda/emulation/emulated_dense_library.h"
 #include "tests/cuda/emulation/emulated_runtime.h"
 
 namespace quantloom {
@@ -135,6 +136,17 @@ TEST_F(DeviceBenchTest, ProductsRunInEveryForm) {
     EXPECT_EQ((*timings)[1].bytes, RandomMatrices::Bytes(form, 256, 256) / 16 * 16);
     EXPECT_EQ(runtime_->counts().graph_launches - launches, 8u);  // two rounds of four graphs
   }
+}
+
+TEST_F(DeviceBenchTest, LibraryProductsStandBesideASweepOfTheirBytes) {
+  cuda_emulation::EmulatedDenseLibrary library;
+  const auto timings = MeasureLibraryProducts(device_->context(), device_->matrices(), library, 256,
+                                              512, {1, 9}, kQuick);
+  ASSERT_TRUE(timings.ok()) << timings.status();
+  ASSERT_EQ(timings->size(), 2u);
+  EXPECT_EQ((*timings)[1].name, "cublas");
+  EXPECT_EQ((*timings)[1].bytes, 256u * 512 * 2 + 256 * 4);  // elements, and scales of rows
+  EXPECT_EQ(library.products(), 6u);                         // each once, then two nodes
 }
 
 TEST_F(DeviceBenchTest, ProductsReportADeviceThatFails) {

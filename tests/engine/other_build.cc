@@ -7,6 +7,7 @@ quantloom_cuda_library() {
       .layout = quantloom::cuda::kDeviceLibraryLayout,
       .version = "another",
       .open_device = nullptr,
-      .kernels = nullptr};
+      .kernels = nullptr,
+      .open_dense_library = nullptr};
   return &kLibrary;
 }
