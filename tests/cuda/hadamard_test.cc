@@ -9,7 +9,7 @@
 #include "core/transform/incoherence.h"
 #include "gtest/gtest.h"
 #include "kernels/cuda/hadamard_factors.h"
-#include "tests/cuda/emulation/primitives.h"
+#include "tests/cuda/launch_seed.h"
 #include "tests/kernels/random_floats.h"
 
 namespace quantloom::cuda {

@@ -14,7 +14,7 @@
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/matrix_image.h"
 #include "kernels/cuda/product.h"
-#include "tests/cuda/emulation/primitives.h"
+#include "tests/cuda/launch_seed.h"
 #include "tests/kernels/random_floats.h"
 
 namespace quantloom::cuda {

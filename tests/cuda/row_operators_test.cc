@@ -11,7 +11,6 @@
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/rotary.h"
-#include "tests/cuda/emulation/primitives.h"
 #include "tests/kernels/random_floats.h"
 
 namespace quantloom::cuda {
