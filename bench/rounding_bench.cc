@@ -30,9 +30,10 @@ class IntegerQuantizer final : public ColumnQuantizer {
  public:
   IntegerQuantizer(uint64_t width, uint64_t rows) : width_(width), rows_(rows) {}
   uint64_t width() const override { return width_; }
-  void Quantize(uint64_t, uint64_t columns, const float* targets, float* decoded,
-                ThreadTeam&) override {
+  absl::Status Quantize(uint64_t, uint64_t columns, const float* targets, float* decoded,
+                        ThreadTeam&) override {
     for (uint64_t i = 0; i < columns * rows_; ++i) decoded[i] = std::nearbyint(targets[i]);
+    return absl::OkStatus();
   }
 
  private:
@@ -100,7 +101,9 @@ void BM_Ldlq(benchmark::State& state) {
   std::vector<float> decoded(weights_t.size());
   IntegerQuantizer quantizer(block, kRows);
   for (auto _ : state) {
-    Ldlq(*ldl, weights_t, kRows, quantizer, absl::MakeSpan(decoded), team);
+    const absl::Status rounded =
+        Ldlq(*ldl, weights_t, kRows, quantizer, absl::MakeSpan(decoded), team);
+    if (!rounded.ok()) state.SkipWithError("rounding failed");
   }
   state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(n * kRows));
   SetFmaRate(state, 0.5 * static_cast<double>(n * n * kRows));

@@ -35,6 +35,7 @@ std::vector<std::pair<std::string, std::string>> SummarizeJob(const Job& job) {
                  {"source", job.request().source()},
                  {"output", job.request().output()},
                  {"recipe", job.request().recipe()}};
+  if (!job.progress().device().empty()) pairs.emplace_back("device", job.progress().device());
   if (job.has_result()) {
     AddResult(job.result(), pairs);
   } else if (job.has_progress()) {

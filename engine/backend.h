@@ -25,6 +25,7 @@
 #include "absl/types/span.h"
 #include "core/base/dtype.h"
 #include "core/codec/codec.h"
+#include "core/codec/trellis_search.h"
 #include "engine/ragged_batch.h"
 
 namespace quantloom {
@@ -119,6 +120,10 @@ class Backend {
 
   // Packed matrices without a kernel for their form, which the device therefore keeps decoded.
   virtual uint64_t decoded_matrices() const = 0;
+
+  // Where trellis codes search while models are quantized; null where that is the host's threads.
+  // Its errors are status()'s, too, but for memory that cannot be had.
+  virtual TrellisSearch* trellis_search() = 0;
 
   // --- Memory -----------------------------------------------------------------------------------
 

@@ -177,6 +177,7 @@ class CpuBackend final : public Backend {
 
   absl::Status status() const override { return absl::OkStatus(); }
   uint64_t decoded_matrices() const override { return 0; }
+  TrellisSearch* trellis_search() override { return nullptr; }
 
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromPacked(
       std::unique_ptr<PackedMatrix> matrix, MatrixUse) override {

@@ -74,6 +74,7 @@ struct BitBreakdown {
 
 class Incoherence;     // core/transform/incoherence.h
 class HessianFactors;  // core/rounding/hessian_factors.h
+class TrellisSearch;   // core/codec/trellis_search.h
 
 // A weight matrix to encode, and what is known of its inputs. Views: the caller keeps the arrays.
 struct EncodeInput {
@@ -89,6 +90,8 @@ struct EncodeInput {
   // Seeds of incoherence processing's random signs. Layers with one input share `input_seed`.
   uint64_t input_seed = 0;
   uint64_t output_seed = 0;
+  // Where trellis codes search, null for the team's threads. The bytes are the same.
+  TrellisSearch* trellis_search = nullptr;
 };
 
 // The result of encoding.
@@ -151,7 +154,7 @@ class Codec {
 
   // The bytes depend on the input alone, not on the team's size or the machine's SIMD target.
   // INVALID_ARGUMENT for NaN or infinite weights (row and column are named) and for sizes that do
-  // not fit.
+  // not fit; TrellisSearch::Run's errors.
   virtual absl::StatusOr<EncodedMatrix> Encode(const EncodeInput& input,
                                                ThreadTeam& team) const = 0;
 };

@@ -21,8 +21,8 @@ class E8pTiles final : public TileCode {
     return feedback ? kE8pLdlqInputRms : rate_.input_rms;
   }
 
-  void Encode(const float* targets, const uint8_t* ignored, uint64_t columns, uint64_t rows,
-              uint8_t* codes, uint64_t stride, float* decoded, ThreadTeam& team) const override {
+  absl::Status Encode(const TileColumn& column, TrellisSearch*, ThreadTeam& team) const override {
+    const auto [targets, ignored, columns, rows, first_code, stride, decoded] = column;
     std::vector<uint16_t> first(rows), second(rate_.bits == 2 ? 0 : rows);
     uint16_t* residual = second.empty() ? nullptr : second.data();
     if (columns == kE8Dimensions && ignored == nullptr) {
@@ -39,12 +39,14 @@ class E8pTiles final : public TileCode {
                 values.data(), team);
       std::copy_n(values.begin(), columns * rows, decoded);
     }
+    uint8_t* codes = first_code;
     for (uint64_t r = 0; r < rows; ++r, codes += stride) {
       codes[0] = static_cast<uint8_t>(first[r]);
       codes[1] = static_cast<uint8_t>(first[r] >> 8);
       if (rate_.bits > 2) codes[2] = static_cast<uint8_t>(second[r]);
       if (rate_.bits > 3) codes[3] = static_cast<uint8_t>(second[r] >> 8);
     }
+    return absl::OkStatus();
   }
 
   void Decode(const uint8_t* code, float* values) const override {

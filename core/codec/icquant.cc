@@ -267,7 +267,8 @@ class Encoding {
       index_.SetRow(r, worker.row.outlier_columns());
       FitRow(r, worker, columns);
     });
-    Ldlq(ldl, weights_t, source_.rows, columns, absl::MakeSpan(decoded_t), team_);
+    QL_RETURN_IF_ERROR(
+        Ldlq(ldl, weights_t, source_.rows, columns, absl::MakeSpan(decoded_t), team_));
     for (int round = 0; round < kRefits; ++round) {
       ForEachRow([&](uint64_t r, Worker& worker) {
         std::vector<float> targets(source_.cols);
@@ -275,7 +276,8 @@ class Encoding {
         worker.row.SplitAt(targets, target_importance, index_.row(r));
         FitRow(r, worker, columns);
       });
-      Ldlq(ldl, weights_t, source_.rows, columns, absl::MakeSpan(decoded_t), team_);
+      QL_RETURN_IF_ERROR(
+          Ldlq(ldl, weights_t, source_.rows, columns, absl::MakeSpan(decoded_t), team_));
     }
     const int first_code = FirstCode(form_.options);
     ForEachRow([&](uint64_t r, Worker& worker) {

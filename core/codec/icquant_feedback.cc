@@ -34,8 +34,8 @@ void IcquantColumns::SetRow(uint64_t row, const IcquantLevels& levels,
   for (const uint32_t c : outlier_columns) outlier_[place_[c] * rows_ + row] = 1;
 }
 
-void IcquantColumns::Quantize(uint64_t first_column, uint64_t columns, const float* targets,
-                              float* decoded, ThreadTeam& team) {
+absl::Status IcquantColumns::Quantize(uint64_t first_column, uint64_t columns, const float* targets,
+                                      float* decoded, ThreadTeam& team) {
   const uint32_t count = levels_ - 1;
   std::copy_n(targets, columns * rows_, targets_.data() + first_column * rows_);
   for (uint64_t c = 0; c < columns; ++c, targets += rows_, decoded += rows_) {
@@ -55,6 +55,7 @@ void IcquantColumns::Quantize(uint64_t first_column, uint64_t columns, const flo
       }
     });
   }
+  return absl::OkStatus();
 }
 
 }  // namespace quantloom

@@ -24,8 +24,8 @@ class IcquantColumns final : public ColumnQuantizer {
               absl::Span<const uint32_t> outlier_columns);
 
   uint64_t width() const override { return 1; }
-  void Quantize(uint64_t first_column, uint64_t columns, const float* targets, float* decoded,
-                ThreadTeam& team) override;
+  absl::Status Quantize(uint64_t first_column, uint64_t columns, const float* targets,
+                        float* decoded, ThreadTeam& team) override;
 
   // The level that was chosen, of the weight's part.
   uint8_t code(uint64_t row, uint64_t col) const { return codes_[place_[col] * rows_ + row]; }

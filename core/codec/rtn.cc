@@ -177,8 +177,8 @@ class RtnColumns final : public ColumnQuantizer {
 
   uint64_t width() const override { return 1; }
 
-  void Quantize(uint64_t first_column, uint64_t, const float* targets, float* decoded,
-                ThreadTeam& team) override {
+  absl::Status Quantize(uint64_t first_column, uint64_t, const float* targets, float* decoded,
+                        ThreadTeam& team) override {
     const uint64_t group = first_column / options_.group;
     const float last = static_cast<float>((1 << options_.bits) - 1);
     team.ParallelFor(rows_, 256, [&](size_t begin, size_t end, int) {
@@ -191,6 +191,7 @@ class RtnColumns final : public ColumnQuantizer {
         decoded[r] = levels.Value(code);
       }
     });
+    return absl::OkStatus();
   }
 
   std::vector<Plane> Planes(ThreadTeam& team) const {
@@ -240,10 +241,12 @@ class RtnCodec final : public Codec {
       const Incoherence as_it_is(input.rows, input.cols, {.kind = IncoherenceKind::kNone});
       QL_ASSIGN_OR_RETURN(const auto factored,
                           input.hessian->Factor(as_it_is, 1, ColumnOrder::kStored, team));
-      Ldlq(factored->ldl, weights_t, input.rows, columns, absl::MakeSpan(decoded_t), team);
+      QL_RETURN_IF_ERROR(
+          Ldlq(factored->ldl, weights_t, input.rows, columns, absl::MakeSpan(decoded_t), team));
       encoded.relative_error = ProxyLoss(factored->hessian, weights_t, decoded_t, input.rows, team);
     } else {
-      RoundToNearest(weights_t, input.rows, columns, absl::MakeSpan(decoded_t), team);
+      QL_RETURN_IF_ERROR(
+          RoundToNearest(weights_t, input.rows, columns, absl::MakeSpan(decoded_t), team));
       encoded.relative_error = RelativeError(weights_t, decoded_t, input.rows, input.importance);
     }
     encoded.recipe = resolved.ToRecipe();

@@ -30,10 +30,11 @@ constexpr int kScaleSteps = 5;
 // Codes a matrix's columns of tiles as LDLQ asks for them.
 class TileColumns final : public ColumnQuantizer {
  public:
-  // `scales`: [rows]. `outliers` may be null.
-  TileColumns(const TileCode& code, absl::Span<const float> scales, uint64_t cols,
-              TileOutliers* outliers)
+  // `scales`: [rows]. `search` and `outliers` may be null.
+  TileColumns(const TileCode& code, TrellisSearch* search, absl::Span<const float> scales,
+              uint64_t cols, TileOutliers* outliers)
       : code_(code),
+        search_(search),
         scales_(scales),
         rows_(scales.size()),
         outliers_(outliers),
@@ -43,8 +44,8 @@ class TileColumns final : public ColumnQuantizer {
 
   uint64_t width() const override { return code_.tile_cols(); }
 
-  void Quantize(uint64_t first_column, uint64_t columns, const float* targets, float* decoded,
-                ThreadTeam& team) override {
+  absl::Status Quantize(uint64_t first_column, uint64_t columns, const float* targets,
+                        float* decoded, ThreadTeam& team) override {
     const uint8_t* ignored = outliers_ == nullptr ? nullptr : outliers_->mask(first_column);
     for (uint64_t i = 0; i < columns * rows_; i += rows_) {
       for (uint64_t r = 0; r < rows_; ++r) {
@@ -53,19 +54,27 @@ class TileColumns final : public ColumnQuantizer {
         normalized_[i + r] = counts ? targets[i + r] / scales_[r] : 0;
       }
     }
-    code_.Encode(normalized_.data(), ignored, columns, rows_,
-                 codes_.data() + grid_.offset(0, first_column / code_.tile_cols()),
-                 grid_.col_tiles * grid_.tile_bytes, decoded, team);
+    QL_RETURN_IF_ERROR(
+        code_.Encode({.targets = normalized_.data(),
+                      .ignored = ignored,
+                      .columns = columns,
+                      .rows = rows_,
+                      .codes = codes_.data() + grid_.offset(0, first_column / code_.tile_cols()),
+                      .stride = grid_.col_tiles * grid_.tile_bytes,
+                      .decoded = decoded},
+                     search_, team));
     for (uint64_t i = 0; i < columns * rows_; i += rows_) {
       for (uint64_t r = 0; r < rows_; ++r) decoded[i + r] *= scales_[r];
     }
     if (outliers_ != nullptr) outliers_->Round(first_column, columns, targets, decoded);
+    return absl::OkStatus();
   }
 
   std::vector<uint8_t> TakeCodes() { return std::move(codes_); }
 
  private:
   const TileCode& code_;
+  TrellisSearch* search_;
   absl::Span<const float> scales_;
   uint64_t rows_;
   TileOutliers* outliers_;
@@ -85,11 +94,13 @@ struct TileEncoding {
 // Encodes W~.
 class MatrixEncoder {
  public:
-  // `importance`: [cols], of the inputs as W~ takes them; empty: all alike.
-  MatrixEncoder(const TileCode& code, const TileOptions& options, const FactoredHessian* hessian,
-                absl::Span<const float> importance, uint64_t cols, ThreadTeam& team)
+  // `importance`: [cols], of the inputs as W~ takes them; empty: all alike. `search` may be null.
+  MatrixEncoder(const TileCode& code, const TileOptions& options, TrellisSearch* search,
+                const FactoredHessian* hessian, absl::Span<const float> importance, uint64_t cols,
+                ThreadTeam& team)
       : code_(code),
         options_(options),
+        search_(search),
         hessian_(hessian),
         importance_(importance),
         cols_(cols),
@@ -100,12 +111,15 @@ class MatrixEncoder {
     }
   }
 
-  TileEncoding Run(absl::Span<const float> weights_t) {
+  absl::StatusOr<TileEncoding> Run(absl::Span<const float> weights_t) {
     TileEncoding encoding;
     FindOutliers(weights_t, encoding);
     const std::vector<double> units = Units(weights_t, encoding);
-    const bool zero = std::all_of(units.begin(), units.end(), [](double u) { return u == 0; });
-    Round(weights_t, units, zero ? 1.0 : ScaleFactor(weights_t, units), encoding);
+    double factor = 1;
+    if (!std::all_of(units.begin(), units.end(), [](double u) { return u == 0; })) {
+      QL_ASSIGN_OR_RETURN(factor, ScaleFactor(weights_t, units));
+    }
+    QL_RETURN_IF_ERROR(Round(weights_t, units, factor, encoding));
     return encoding;
   }
 
@@ -149,8 +163,8 @@ class MatrixEncoder {
     return units;
   }
 
-  void Round(absl::Span<const float> weights_t, absl::Span<const double> units, double factor,
-             TileEncoding& encoding) {
+  absl::Status Round(absl::Span<const float> weights_t, absl::Span<const double> units,
+                     double factor, TileEncoding& encoding) {
     const uint64_t rows = units.size();
     encoding.scales.resize(rows);
     for (uint64_t r = 0; r < rows; ++r) {
@@ -158,21 +172,25 @@ class MatrixEncoder {
       encoding.scales[r] =
           options_.scales == TileScales::kTensor ? scale : BFloat16ToFloat(FloatToBFloat16(scale));
     }
-    TileColumns columns(code_, encoding.scales, cols_,
+    TileColumns columns(code_, search_, encoding.scales, cols_,
                         encoding.outliers ? &*encoding.outliers : nullptr);
     std::vector<float> decoded_t(weights_t.size());
     if (hessian_ == nullptr) {
-      RoundToNearest(weights_t, rows, columns, absl::MakeSpan(decoded_t), team_);
+      QL_RETURN_IF_ERROR(
+          RoundToNearest(weights_t, rows, columns, absl::MakeSpan(decoded_t), team_));
       encoding.loss = RelativeError(weights_t, decoded_t, rows, importance_);
     } else {
-      Ldlq(hessian_->ldl, weights_t, rows, columns, absl::MakeSpan(decoded_t), team_);
+      QL_RETURN_IF_ERROR(
+          Ldlq(hessian_->ldl, weights_t, rows, columns, absl::MakeSpan(decoded_t), team_));
       encoding.loss = ProxyLoss(hessian_->hessian, weights_t, decoded_t, rows, team_);
     }
     encoding.codes = columns.TakeCodes();
+    return absl::OkStatus();
   }
 
   // The multiple of `units` that loses least on a sample of rows, by golden-section search.
-  double ScaleFactor(absl::Span<const float> weights_t, absl::Span<const double> units) {
+  absl::StatusOr<double> ScaleFactor(absl::Span<const float> weights_t,
+                                     absl::Span<const double> units) {
     const uint64_t rows = units.size(), count = std::min(kScaleRows, rows);
     std::vector<float> sample(count * cols_);
     std::vector<double> sample_units(count);
@@ -183,27 +201,28 @@ class MatrixEncoder {
     }
     TileEncoding encoding;
     FindOutliers(sample, encoding);
-    const auto loss = [&](double factor) {
-      Round(sample, sample_units, factor, encoding);
+    const auto loss = [&](double factor) -> absl::StatusOr<double> {
+      QL_RETURN_IF_ERROR(Round(sample, sample_units, factor, encoding));
       return encoding.loss;
     };
     constexpr double kGolden = 0.6180339887498949;
     double from = kScaleFrom, to = kScaleTo;
     double low = to - kGolden * (to - from), high = from + kGolden * (to - from);
-    double low_loss = loss(low), high_loss = loss(high);
+    QL_ASSIGN_OR_RETURN(double low_loss, loss(low));
+    QL_ASSIGN_OR_RETURN(double high_loss, loss(high));
     for (int step = 2; step < kScaleSteps; ++step) {
       if (low_loss <= high_loss) {
         to = high;
         high = low;
         high_loss = low_loss;
         low = to - kGolden * (to - from);
-        low_loss = loss(low);
+        QL_ASSIGN_OR_RETURN(low_loss, loss(low));
       } else {
         from = low;
         low = high;
         low_loss = high_loss;
         high = from + kGolden * (to - from);
-        high_loss = loss(high);
+        QL_ASSIGN_OR_RETURN(high_loss, loss(high));
       }
     }
     return low_loss <= high_loss ? low : high;
@@ -211,6 +230,7 @@ class MatrixEncoder {
 
   const TileCode& code_;
   const TileOptions& options_;
+  TrellisSearch* search_;
   const FactoredHessian* hessian_;
   absl::Span<const float> importance_;
   std::vector<double> outlier_importance_;
@@ -260,8 +280,10 @@ absl::StatusOr<EncodedMatrix> EncodeTiles(const TileCode& code, const TileOption
   } else if (resolved.incoherence.kind == IncoherenceKind::kNone) {
     importance.assign(input.importance.begin(), input.importance.end());
   }
-  TileEncoding encoding =
-      MatrixEncoder(code, resolved, hessian.get(), importance, input.cols, team).Run(weights_t);
+  QL_ASSIGN_OR_RETURN(TileEncoding encoding,
+                      MatrixEncoder(code, resolved, input.trellis_search, hessian.get(), importance,
+                                    input.cols, team)
+                          .Run(weights_t));
 
   EncodedMatrix encoded;
   encoded.relative_error = encoding.loss;

@@ -19,6 +19,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "core/base/parallel.h"
@@ -28,6 +29,17 @@
 #include "core/transform/incoherence.h"
 
 namespace quantloom {
+
+// A column of tiles to be coded.
+struct TileColumn {
+  const float* targets;    // [columns, rows] in codebook units
+  const uint8_t* ignored;  // [columns, rows], not 0 where the value does not matter; may be null
+  uint64_t columns;        // at most TileCode::tile_cols()
+  uint64_t rows;
+  uint8_t* codes;  // tile i's bytes go to codes + i * stride
+  uint64_t stride;
+  float* decoded;  // [columns, rows] in codebook units: what the bytes stand for
+};
 
 class TileCode {
  public:
@@ -40,12 +52,10 @@ class TileCode {
   // encoder searches around it.
   virtual float input_rms(bool feedback) const = 0;
 
-  // Codes one column of tiles. `targets` is [columns, rows] in codebook units, columns <=
-  // tile_cols(); where `ignored`, of the same shape or null, is not zero, the value does not
-  // matter. Tile i's bytes go to codes + i * stride; `decoded` [columns, rows] gets the values
-  // that they stand for, also in codebook units. Deterministic.
-  virtual void Encode(const float* targets, const uint8_t* ignored, uint64_t columns, uint64_t rows,
-                      uint8_t* codes, uint64_t stride, float* decoded, ThreadTeam& team) const = 0;
+  // Deterministic. `search`, where it is not null, does a trellis code's search; errors are its
+  // own.
+  virtual absl::Status Encode(const TileColumn& column, TrellisSearch* search,
+                              ThreadTeam& team) const = 0;
   // Writes a tile's values, row-major [tile_rows, tile_cols]. Any bytes are valid.
   virtual void Decode(const uint8_t* code, float* values) const = 0;
 };

@@ -6,6 +6,8 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/status.h"
+#include "core/codec/trellis_search.h"
 
 namespace quantloom {
 namespace {
@@ -33,20 +35,28 @@ class TrellisTiles final : public TileCode {
     return TrellisCodebookRms(format_.code()) * TrellisScaleFactor(format_);
   }
 
-  void Encode(const float* targets, const uint8_t* ignored, uint64_t columns, uint64_t rows,
-              uint8_t* codes, uint64_t stride, float* decoded, ThreadTeam& team) const override {
-    const uint64_t tiles = (rows + kTileSide - 1) / kTileSide;
+  absl::Status Encode(const TileColumn& column, TrellisSearch* search,
+                      ThreadTeam& team) const override {
+    const uint64_t tiles = (column.rows + kTileSide - 1) / kTileSide;
+    // A multiprocessor takes about as long for a tile as a thread. So a device gains nothing where
+    // every thread has at most one, as in the search for a scale.
+    const bool few = tiles <= static_cast<uint64_t>(team.size());
+    if (search != nullptr && !few && search->Takes(format_)) {
+      return EncodeWith(*search, column, tiles, team);
+    }
     team.ParallelFor(tiles, 1, [&](size_t begin, size_t end, int) {
       std::unique_ptr<TileEncoder> encoder = TakeEncoder();
       for (size_t tile = begin; tile < end; ++tile) {
-        const uint64_t first = tile * kTileSide;
-        EncodeTile(*encoder, targets + first, ignored == nullptr ? nullptr : ignored + first,
-                   columns, std::min(kTileSide, rows - first), rows, codes + tile * stride,
-                   decoded + first);
+        float sequence[kTileWeights];
+        TileEncoder::Ignored without_weight;
+        Gather(column, tile, sequence, without_weight);
+        encoder->Encode(sequence, without_weight, column.codes + tile * column.stride, sequence);
+        Scatter(sequence, tile, column);
       }
       const std::lock_guard lock(mutex_);
       idle_.push_back(std::move(encoder));
     });
+    return absl::OkStatus();
   }
 
   void Decode(const uint8_t* code, float* values) const override {
@@ -54,30 +64,60 @@ class TrellisTiles final : public TileCode {
   }
 
  private:
-  // One tile of targets [columns, height], columns `column_stride` elements apart.
-  static void EncodeTile(TileEncoder& encoder, const float* targets, const uint8_t* ignored,
-                         uint64_t columns, uint64_t height, uint64_t column_stride, uint8_t* code,
-                         float* decoded) {
-    float sequence[kTileWeights] = {};
-    for (uint64_t c = 0; c < columns; ++c) {
-      for (uint64_t r = 0; r < height; ++r) {
-        sequence[r * kTileSide + c] = targets[c * column_stride + r];
+  // All tiles of the column in one search.
+  absl::Status EncodeWith(TrellisSearch& search, const TileColumn& column, uint64_t tiles,
+                          ThreadTeam& team) const {
+    const TrellisIntegers integers(format_);
+    const bool whole =
+        column.columns == kTileSide && column.rows % kTileSide == 0 && column.ignored == nullptr;
+    std::vector<int16_t> targets(tiles * kTileWeights);
+    std::vector<uint8_t> ignored(whole ? 0 : targets.size());
+    std::vector<uint8_t> bits(tiles * format_.tile_bytes());
+    team.ParallelFor(tiles, 4, [&](size_t begin, size_t end, int) {
+      for (size_t tile = begin; tile < end; ++tile) {
+        float sequence[kTileWeights];
+        TileEncoder::Ignored without_weight;
+        Gather(column, tile, sequence, without_weight);
+        for (size_t t = 0; t < kTileWeights; ++t) {
+          targets[tile * kTileWeights + t] = integers.Target(sequence[t]);
+          if (!whole) ignored[tile * kTileWeights + t] = without_weight[t] ? 1 : 0;
+        }
       }
-    }
-    if (columns == kTileSide && height == kTileSide && ignored == nullptr) {
-      encoder.Encode(sequence, code, sequence);
-    } else {
-      TileEncoder::Ignored without_weight;
-      for (uint64_t t = 0; t < kTileWeights; ++t) {
-        const uint64_t c = t % kTileSide, r = t / kTileSide;
-        without_weight[t] = c >= columns || r >= height ||
-                            (ignored != nullptr && ignored[c * column_stride + r] != 0);
+    });
+    QL_RETURN_IF_ERROR(search.Run(format_, targets, ignored, absl::MakeSpan(bits)));
+    team.ParallelFor(tiles, 4, [&](size_t begin, size_t end, int) {
+      for (size_t tile = begin; tile < end; ++tile) {
+        float sequence[kTileWeights];
+        uint8_t* const code = column.codes + tile * column.stride;
+        std::copy_n(bits.data() + tile * format_.tile_bytes(), format_.tile_bytes(), code);
+        Decode(code, sequence);
+        Scatter(sequence, tile, column);
       }
-      encoder.Encode(sequence, without_weight, code, sequence);
+    });
+    return absl::OkStatus();
+  }
+
+  // A tile's targets as a sequence, and which of it do not matter: ignored ones and those past the
+  // matrix's edge, which are zeros.
+  static void Gather(const TileColumn& column, uint64_t tile, float* sequence,
+                     TileEncoder::Ignored& without_weight) {
+    const uint64_t first = tile * kTileSide;
+    for (uint64_t t = 0; t < kTileWeights; ++t) {
+      const uint64_t c = t % kTileSide, r = first + t / kTileSide;
+      const bool outside = c >= column.columns || r >= column.rows;
+      const uint64_t at = c * column.rows + r;
+      sequence[t] = outside ? 0 : column.targets[at];
+      without_weight[t] = outside || (column.ignored != nullptr && column.ignored[at] != 0);
     }
-    for (uint64_t c = 0; c < columns; ++c) {
+  }
+
+  // A tile's values back to their places.
+  static void Scatter(const float* sequence, uint64_t tile, const TileColumn& column) {
+    const uint64_t first = tile * kTileSide;
+    const uint64_t height = std::min(kTileSide, column.rows - first);
+    for (uint64_t c = 0; c < column.columns; ++c) {
       for (uint64_t r = 0; r < height; ++r) {
-        decoded[c * column_stride + r] = sequence[r * kTileSide + c];
+        column.decoded[c * column.rows + first + r] = sequence[r * kTileSide + c];
       }
     }
   }

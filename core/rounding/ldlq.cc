@@ -4,6 +4,7 @@
 #include <cassert>
 #include <vector>
 
+#include "core/base/status.h"
 #include "core/rounding/panel_product.h"
 
 namespace quantloom {
@@ -35,7 +36,7 @@ class LdlqRun {
     for (const uint64_t column : ldl.dead()) live_[column] = false;
   }
 
-  void Run(ColumnQuantizer& quantizer) {
+  absl::Status Run(ColumnQuantizer& quantizer) {
     for (uint64_t panel = PanelCount(cols_); panel-- > 0;) {
       StartPanel(panel);
       const uint64_t begin = panel * kWidth, end = std::min(begin + kWidth, cols_);
@@ -44,11 +45,12 @@ class LdlqRun {
         const uint64_t first = begin + i * ldl_.block();
         const uint64_t last = std::min(first + ldl_.block(), end);
         SetTargets(panel, first, last);
-        quantizer.Quantize(first, last - first, targets_.data(), decoded_.data() + first * rows_,
-                           team_);
+        QL_RETURN_IF_ERROR(quantizer.Quantize(first, last - first, targets_.data(),
+                                              decoded_.data() + first * rows_, team_));
         SetErrors(first, last);
       }
     }
+    return absl::OkStatus();
   }
 
  private:
@@ -141,22 +143,25 @@ std::vector<float> Transposed(absl::Span<const float> weights, uint64_t rows, ui
   return transposed;
 }
 
-void Ldlq(const BlockLdl& ldl, absl::Span<const float> weights_t, uint64_t rows,
-          ColumnQuantizer& quantizer, absl::Span<float> decoded_t, ThreadTeam& team) {
+absl::Status Ldlq(const BlockLdl& ldl, absl::Span<const float> weights_t, uint64_t rows,
+                  ColumnQuantizer& quantizer, absl::Span<float> decoded_t, ThreadTeam& team) {
   assert(quantizer.width() == ldl.block());
   assert(weights_t.size() == ldl.size() * rows && decoded_t.size() == weights_t.size());
-  LdlqRun(ldl, weights_t, rows, decoded_t, team).Run(quantizer);
+  return LdlqRun(ldl, weights_t, rows, decoded_t, team).Run(quantizer);
 }
 
-void RoundToNearest(absl::Span<const float> weights_t, uint64_t rows, ColumnQuantizer& quantizer,
-                    absl::Span<float> decoded_t, ThreadTeam& team) {
+absl::Status RoundToNearest(absl::Span<const float> weights_t, uint64_t rows,
+                            ColumnQuantizer& quantizer, absl::Span<float> decoded_t,
+                            ThreadTeam& team) {
   assert(rows > 0 && weights_t.size() % rows == 0 && decoded_t.size() == weights_t.size());
   const uint64_t cols = weights_t.size() / rows, width = quantizer.width();
   for (uint64_t block = (cols + width - 1) / width; block-- > 0;) {
     const uint64_t first = block * width;
-    quantizer.Quantize(first, std::min(width, cols - first), weights_t.data() + first * rows,
-                       decoded_t.data() + first * rows, team);
+    QL_RETURN_IF_ERROR(quantizer.Quantize(first, std::min(width, cols - first),
+                                          weights_t.data() + first * rows,
+                                          decoded_t.data() + first * rows, team));
   }
+  return absl::OkStatus();
 }
 
 }  // namespace quantloom

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "core/base/parallel.h"
 #include "core/rounding/block_ldl.h"
@@ -35,9 +36,10 @@ class ColumnQuantizer {
   // Quantizes columns [first_column, first_column + columns) of the matrix, all rows: `targets` and
   // `decoded` are [columns, rows]. Called once per block, from the last block to the first; columns
   // = width() except for the last block of a matrix whose columns are no multiple of it. Keeps
-  // whatever codes it chooses. The result must not depend on the number of threads.
-  virtual void Quantize(uint64_t first_column, uint64_t columns, const float* targets,
-                        float* decoded, ThreadTeam& team) = 0;
+  // whatever codes it chooses. The result must not depend on the number of threads. An error (of a
+  // device that takes part) ends the run.
+  virtual absl::Status Quantize(uint64_t first_column, uint64_t columns, const float* targets,
+                                float* decoded, ThreadTeam& team) = 0;
 };
 
 // Rounds W^T `weights_t` [cols, rows] to `decoded_t` of the same shape. cols = ldl.size() and
@@ -45,11 +47,13 @@ class ColumnQuantizer {
 //
 // Feedback is summed in fp32 by one chain of fused multiply-adds per element, j descending from the
 // last column, and added to the weight; so it depends neither on threads nor on the SIMD target.
-void Ldlq(const BlockLdl& ldl, absl::Span<const float> weights_t, uint64_t rows,
-          ColumnQuantizer& quantizer, absl::Span<float> decoded_t, ThreadTeam& team);
+// Errors are the quantizer's.
+absl::Status Ldlq(const BlockLdl& ldl, absl::Span<const float> weights_t, uint64_t rows,
+                  ColumnQuantizer& quantizer, absl::Span<float> decoded_t, ThreadTeam& team);
 
 // Nearest rounding through the same interface: each block from its own weights, last to first.
-void RoundToNearest(absl::Span<const float> weights_t, uint64_t rows, ColumnQuantizer& quantizer,
-                    absl::Span<float> decoded_t, ThreadTeam& team);
+absl::Status RoundToNearest(absl::Span<const float> weights_t, uint64_t rows,
+                            ColumnQuantizer& quantizer, absl::Span<float> decoded_t,
+                            ThreadTeam& team);
 
 }  // namespace quantloom

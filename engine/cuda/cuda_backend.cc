@@ -14,6 +14,7 @@
 #include "engine/cuda/cuda_context.h"
 #include "engine/cuda/cuda_matrix.h"
 #include "engine/cuda/cuda_transform.h"
+#include "engine/cuda/cuda_trellis_search.h"
 
 namespace quantloom {
 namespace {
@@ -104,10 +105,14 @@ const CudaBatch& Cuda(const DeviceBatch& batch) { return static_cast<const CudaB
 class CudaBackend final : public Backend {
  public:
   CudaBackend(std::unique_ptr<CudaContext> context, ThreadTeam& team)
-      : context_(std::move(context)), transforms_(*context_), team_(team) {}
+      : context_(std::move(context)),
+        transforms_(*context_),
+        trellis_search_(*context_),
+        team_(team) {}
 
   absl::Status status() const override { return context_->status(); }
   uint64_t decoded_matrices() const override { return decoded_matrices_; }
+  TrellisSearch* trellis_search() override { return &trellis_search_; }
 
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromPacked(
       std::unique_ptr<PackedMatrix> matrix, MatrixUse use) override;
@@ -177,6 +182,7 @@ class CudaBackend final : public Backend {
 
   std::unique_ptr<CudaContext> context_;
   CudaTransforms transforms_;
+  CudaTrellisSearch trellis_search_;
   ThreadTeam& team_;
   uint64_t decoded_matrices_ = 0;
 };

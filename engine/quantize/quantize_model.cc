@@ -56,19 +56,31 @@ absl::StatusOr<Job> OpenJob(const QuantizeOptions& options) {
 class QuantizeRun {
  public:
   QuantizeRun(const QuantizeOptions& options, Job job, const std::filesystem::path& staging,
-              ThreadTeam& team, const std::function<void(const QuantizeProgress&)>& report,
+              const Device& device, ThreadTeam& team,
+              const std::function<void(const QuantizeProgress&)>& report,
               const std::function<bool()>& cancelled)
       : options_(options),
         source_(std::move(job.source)),
         plan_(std::move(job.plan)),
         window_tokens_(job.window_tokens),
         staging_(staging),
+        device_(device),
         team_(team),
         report_(report),
         cancelled_(cancelled),
-        start_(absl::Now()) {}
+        start_(absl::Now()) {
+    progress_.device = device.name();
+  }
 
   absl::StatusOr<QuantizeResult> Run() {
+    absl::StatusOr<QuantizeResult> result = RunPhases();
+    if (result.ok() || !device_failed_) return result;
+    return absl::UnavailableError(
+        absl::StrCat("device ", device_.name(), " failed: ", result.status().message()));
+  }
+
+ private:
+  absl::StatusOr<QuantizeResult> RunPhases() {
     QL_RETURN_IF_ERROR(Enter(Phase::kLoading));
     for (const PlannedTensor& tensor : plan_) {
       ++progress_.tensors_total;
@@ -95,7 +107,6 @@ class QuantizeRun {
     return result;
   }
 
- private:
   absl::Status Enter(Phase phase) {
     progress_.phase = phase;
     phase_start_ = absl::Now();
@@ -117,7 +128,7 @@ class QuantizeRun {
       QL_ASSIGN_OR_RETURN(text, MakeCalibrationText());
     }
     QL_RETURN_IF_ERROR(Enter(Phase::kEncoding));
-    QL_RETURN_IF_ERROR(Encode(text));
+    QL_RETURN_IF_ERROR(EncodeOnDevice(text));
     QL_RETURN_IF_ERROR(Enter(Phase::kWriting));
     return Finish(text.windows.empty() ? "" : text.Digest());
   }
@@ -174,6 +185,20 @@ class QuantizeRun {
     tokens.resize(std::min<size_t>(tokens.size(), options_.calibration_tokens));
     return CutIntoWindows(tokens,
                           std::min<size_t>(kCalibrationWindow, source_->config().max_position));
+  }
+
+  absl::Status EncodeOnDevice(const CalibrationText& text) {
+    absl::StatusOr<std::unique_ptr<Backend>> backend = device_.CreateBackend(team_);
+    // A device that is broken says INTERNAL; one that lacks memory is good for smaller jobs.
+    if (!backend.ok()) {
+      device_failed_ = absl::IsInternal(backend.status());
+      return backend.status();
+    }
+    backend_ = *std::move(backend);
+    const absl::Status encoded = Encode(text);
+    device_failed_ = absl::IsInternal(backend_->status());
+    backend_.reset();  // evaluation has use for the memory
+    return encoded;
   }
 
   // Encodes what calibration says nothing of, then the layers in forward order as calibration text
@@ -281,7 +306,8 @@ class QuantizeRun {
                                               .importance = importance,
                                               .hessian = hessian,
                                               .input_seed = SeedOf("input", input),
-                                              .output_seed = SeedOf("output", tensor.spec.name)},
+                                              .output_seed = SeedOf("output", tensor.spec.name),
+                                              .trellis_search = backend_->trellis_search()},
                                              team_));
     return writer_->AddEncoded(tensor.spec.name, rows, cols, encoded);
   }
@@ -317,6 +343,7 @@ class QuantizeRun {
   const std::vector<PlannedTensor> plan_;
   const uint32_t window_tokens_;
   const std::filesystem::path& staging_;
+  const Device& device_;
   ThreadTeam& team_;
   const std::function<void(const QuantizeProgress&)>& report_;
   const std::function<bool()>& cancelled_;
@@ -327,6 +354,8 @@ class QuantizeRun {
   QuantizeProgress progress_;
   std::shared_ptr<const LoadedModel> source_in_memory_;
   std::unique_ptr<PackedModelWriter> writer_;
+  std::unique_ptr<Backend> backend_;  // of the device, while tensors are encoded
+  bool device_failed_ = false;
   uint64_t encoded_weights_ = 0;  // by this run
   double encoding_seconds_ = 0;
   uint64_t linear_weights_ = 0;
@@ -342,11 +371,19 @@ absl::Status ResolveQuantizeOptions(QuantizeOptions& options) {
 }
 
 absl::StatusOr<QuantizeResult> QuantizeModel(
+    const QuantizeOptions& options, const std::filesystem::path& staging, const Device& device,
+    ThreadTeam& team, const std::function<void(const QuantizeProgress&)>& progress,
+    const std::function<bool()>& cancelled) {
+  QL_ASSIGN_OR_RETURN(Job job, OpenJob(options));
+  return QuantizeRun(options, std::move(job), staging, device, team, progress, cancelled).Run();
+}
+
+absl::StatusOr<QuantizeResult> QuantizeModel(
     const QuantizeOptions& options, const std::filesystem::path& staging, ThreadTeam& team,
     const std::function<void(const QuantizeProgress&)>& progress,
     const std::function<bool()>& cancelled) {
-  QL_ASSIGN_OR_RETURN(Job job, OpenJob(options));
-  return QuantizeRun(options, std::move(job), staging, team, progress, cancelled).Run();
+  QL_ASSIGN_OR_RETURN(const std::unique_ptr<Device> cpu, OpenCpu());
+  return QuantizeModel(options, staging, *cpu, team, progress, cancelled);
 }
 
 }  // namespace quantloom

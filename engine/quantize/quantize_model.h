@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "core/base/parallel.h"
 #include "core/format/packed_model.h"
+#include "engine/device.h"
 
 namespace quantloom {
 
@@ -45,6 +46,7 @@ struct QuantizeOptions {
 struct QuantizeProgress {
   enum class Phase { kLoading, kCalibrating, kEncoding, kWriting, kEvaluating };
   Phase phase = Phase::kLoading;
+  std::string device;         // Device::name() of where the job runs
   std::string tensor;         // the one just finished (kEncoding)
   std::string codec;          // its codec's name; empty for a tensor stored as it is
   double tensor_seconds = 0;  // spent encoding it; 0 when an earlier run had finished it
@@ -87,7 +89,15 @@ absl::Status ResolveQuantizeOptions(QuantizeOptions& options);
 // between tensors and between windows of text: every second or so. When cancelled the job ends with
 // CANCELLED, staging left as it is. The directory's bytes depend on the options and source alone,
 // not on threads, SIMD target or interruptions. INVALID_ARGUMENT naming the field, file or tensor;
-// RESOURCE_EXHAUSTED for a full disk.
+// RESOURCE_EXHAUSTED for a full disk, and for memory that the device does not have; UNAVAILABLE
+// when the device has failed, which it then does in every job of the process.
+//
+// `device` takes part in encoding (Backend::trellis_search) without changing a byte.
+absl::StatusOr<QuantizeResult> QuantizeModel(
+    const QuantizeOptions& options, const std::filesystem::path& staging, const Device& device,
+    ThreadTeam& team, const std::function<void(const QuantizeProgress&)>& progress,
+    const std::function<bool()>& cancelled);
+// On the CPU. FAILED_PRECONDITION for one without the needed instructions.
 absl::StatusOr<QuantizeResult> QuantizeModel(
     const QuantizeOptions& options, const std::filesystem::path& staging, ThreadTeam& team,
     const std::function<void(const QuantizeProgress&)>& progress,

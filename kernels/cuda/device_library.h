@@ -25,7 +25,8 @@ struct DeviceLibrary {
 // Differs between builds whose structures do.
 inline constexpr uint64_t kDeviceLibraryLayout =
     ((sizeof(DeviceLibrary) * 1021 + sizeof(KernelTable)) * 1021 + sizeof(MatrixView)) * 1021 +
-    sizeof(HadamardView) + sizeof(AttentionArguments);
+    sizeof(HadamardView) + sizeof(AttentionArguments) + sizeof(DeviceProperties) +
+    sizeof(TrellisEncoding);
 
 // The library's only symbol.
 inline constexpr char kDeviceLibraryEntry[] = "quantloom_cuda_library";

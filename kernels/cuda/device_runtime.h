@@ -30,6 +30,7 @@ struct DeviceProperties {
   int compute_major = 0;  // compute capability
   int compute_minor = 0;
   uint64_t total_bytes = 0;
+  uint64_t shared_bytes = 0;  // that a block may have
 };
 
 // One device.

@@ -14,6 +14,9 @@ const KernelTable& Kernels() {
                                            .transform_rows = TransformRows,
                                            .rotate_and_store = RotateAndStore,
                                            .attend = Attend,
+                                           .trellis_choice_bytes = TrellisChoiceBytes,
+                                           .trellis_shared_bytes = TrellisSharedBytes,
+                                           .encode_trellis_tiles = EncodeTrellisTiles,
                                            .launch_nothing = LaunchNothing,
                                            .read_sweep = ReadSweep,
                                            .repeat_pattern = RepeatPattern};

@@ -11,6 +11,7 @@
 #include "kernels/cuda/probe.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/rotary.h"
+#include "kernels/cuda/trellis_encode.h"
 
 namespace quantloom::cuda {
 
@@ -26,6 +27,9 @@ struct KernelTable {
   decltype(&TransformRows) transform_rows;
   decltype(&RotateAndStore) rotate_and_store;
   decltype(&Attend) attend;
+  decltype(&TrellisChoiceBytes) trellis_choice_bytes;
+  decltype(&TrellisSharedBytes) trellis_shared_bytes;
+  decltype(&EncodeTrellisTiles) encode_trellis_tiles;
   decltype(&LaunchNothing) launch_nothing;
   decltype(&ReadSweep) read_sweep;
   decltype(&RepeatPattern) repeat_pattern;

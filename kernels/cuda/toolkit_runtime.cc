@@ -184,11 +184,12 @@ absl::StatusOr<std::unique_ptr<DeviceRuntime>> OpenDevice(int index) {
         "CUDA device ", index, " (", found.name, ") has compute capability ",
         Capability(capability), "; this build has kernels for ", Capability(least), " and up"));
   }
-  return std::make_unique<ToolkitRuntime>(index,
-                                          DeviceProperties{.name = found.name,
-                                                           .compute_major = found.major,
-                                                           .compute_minor = found.minor,
-                                                           .total_bytes = found.totalGlobalMem});
+  return std::make_unique<ToolkitRuntime>(
+      index, DeviceProperties{.name = found.name,
+                              .compute_major = found.major,
+                              .compute_minor = found.minor,
+                              .total_bytes = found.totalGlobalMem,
+                              .shared_bytes = found.sharedMemPerBlockOptin});
 }
 
 }  // namespace quantloom::cuda

@@ -277,10 +277,15 @@ size_t TrellisChoiceBytes(uint32_t half_bits, uint32_t weights_per_step) {
   return static_cast<size_t>(rate.Steps()) * rate.ChoiceBytes();
 }
 
+size_t TrellisSharedBytes(uint32_t half_bits, uint32_t weights_per_step) {
+  const Rate rate{half_bits, weights_per_step};
+  return sizeof(Shared) + 2 * sizeof(uint16_t) * Survivors(rate.In(0));
+}
+
 const char* EncodeTrellisTiles(const TrellisEncoding& encoding, uint32_t blocks, Stream stream) {
-  const Rate rate{encoding.half_bits, encoding.weights_per_step};
-  const size_t metrics = 2 * sizeof(uint16_t) * Survivors(rate.In(0));
-  return LaunchKernel(blocks, 32 * kWarps, sizeof(Shared) + metrics, stream, EncodeTiles, encoding);
+  return LaunchKernel(blocks, 32 * kWarps,
+                      TrellisSharedBytes(encoding.half_bits, encoding.weights_per_step), stream,
+                      EncodeTiles, encoding);
 }
 
 }  // namespace quantloom::cuda

@@ -24,6 +24,9 @@ struct TrellisEncoding {
 // Scratch of a block, which encodes one tile after the other.
 size_t TrellisChoiceBytes(uint32_t half_bits, uint32_t weights_per_step);
 
+// Shared memory of a block: 132 KiB at 1 and 1.5 bits, half of it at 2 and 2.5, and so on.
+size_t TrellisSharedBytes(uint32_t half_bits, uint32_t weights_per_step);
+
 // Null, or why the kernel could not be launched.
 const char* EncodeTrellisTiles(const TrellisEncoding& encoding, uint32_t blocks, Stream stream);
 

@@ -37,6 +37,7 @@ v1::JobProgress ProgressMessage(const QuantizeProgress& progress) {
   v1::JobProgress proto;
   proto.set_phase(PhaseMessage(progress.phase));
   proto.set_phase_fraction(progress.phase_fraction);
+  proto.set_device(progress.device);
   proto.set_tensor(progress.tensor);
   proto.set_tensors_done(progress.tensors_done);
   proto.set_tensors_total(progress.tensors_total);
@@ -112,6 +113,10 @@ JobRunner::JobRunner(Options options, ConfinedRoot source_root, Publisher publis
 
 JobRunner::~JobRunner() { Stop(); }
 
+void JobRunner::SetDeviceFailureListener(std::function<void()> listener) {
+  device_failure_listener_ = std::move(listener);
+}
+
 void JobRunner::Start() {
   RemoveOrphans();
   for (int i = 0; i < options_.max_running; ++i) {
@@ -164,7 +169,7 @@ bool JobRunner::SleepUnlessStopped(absl::Duration duration) {
 
 void JobRunner::WorkerLoop() {
   ThreadTeam team(options_.threads);
-  while (!stop_) {
+  while (!stop_ && !device_lost_) {
     std::unique_lock lock(mutex_);
     // With the lock, so that a cancellation comes before the claim, which then tells of it, or
     // after, when it finds the job in running_.
@@ -181,9 +186,22 @@ void JobRunner::WorkerLoop() {
       lock.lock();
       running_.erase(name);
     } else {
-      wake_.wait(lock, [this, seen = wake_count_] { return stop_ || wake_count_ != seen; });
+      wake_.wait(lock, [this, seen = wake_count_] {
+        return stop_ || device_lost_ || wake_count_ != seen;
+      });
     }
   }
+}
+
+void JobRunner::LoseDevice(const absl::Status& failure) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (device_lost_.exchange(true)) return;
+  }
+  wake_.notify_all();
+  LogError("the device has failed; no more jobs are taken until the next start",
+           {{"error", failure.ToString()}});
+  if (device_failure_listener_) device_failure_listener_();
 }
 
 void JobRunner::Run(const ClaimedJob& claimed, ThreadTeam& team, const std::atomic<bool>& cancel) {
@@ -234,6 +252,7 @@ JobRunner::Outcome JobRunner::Work(const ClaimedJob& claimed, ThreadTeam& team,
     const bool wanted = cancel || claimed.cancel_requested;
     outcome.state = wanted ? v1::JOB_STATE_CANCELLED : v1::JOB_STATE_RUNNING;
   } else {
+    if (absl::IsUnavailable(result.status())) LoseDevice(result.status());
     outcome.state = v1::JOB_STATE_FAILED;
     outcome.error.set_code(static_cast<int>(result.status().code()));
     outcome.error.set_message(std::string(result.status().message()));

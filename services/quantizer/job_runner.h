@@ -4,6 +4,9 @@
 // store. Before a finished staging directory is renamed to the output, the store records its
 // manifest's digest; a process that finds that record on a running job looks where the directory is
 // and goes on from there.
+//
+// A job whose device fails (the work's UNAVAILABLE) fails, and the runner takes no more jobs: no
+// other of this process could use the device. Those that wait are for the next process.
 #pragma once
 
 #include <atomic>
@@ -54,6 +57,8 @@ class JobRunner {
   JobRunner(const JobRunner&) = delete;
   JobRunner& operator=(const JobRunner&) = delete;
 
+  // `listener` is told once, on a worker's thread, when a device has failed. Before Start.
+  void SetDeviceFailureListener(std::function<void()> listener);
   // Removes staging directories of jobs that have ended, and starts to work.
   void Start();
   // A job was queued.
@@ -81,6 +86,7 @@ class JobRunner {
   // Finishes a publication that a stopped process had decided on; nullopt when nothing of it is
   // left.
   absl::StatusOr<std::optional<v1::QuantizeResult>> FinishPublication(const ClaimedJob& claimed);
+  void LoseDevice(const absl::Status& failure);
   v1::QuantizeResult Describe(const QuantizeResult& result, const std::string& output) const;
   absl::Status Settle(const std::string& job, const Outcome& outcome);
   // Calls until it succeeds or has no chance to; false when the runner stops before.
@@ -94,8 +100,10 @@ class JobRunner {
   const QuantizeFunction work_;
   JobStore& store_;
   QuantizerMetrics& metrics_;
+  std::function<void()> device_failure_listener_;
 
   std::atomic<bool> stop_{false};
+  std::atomic<bool> device_lost_{false};
   std::mutex mutex_;
   std::condition_variable wake_;
   uint64_t wake_count_ = 0;

@@ -5,9 +5,11 @@
 
 #include "absl/status/status.h"
 #include "core/base/status.h"
+#include "engine/device.h"
 #include "engine/quantize/quantize_model.h"
 #include "kernels/cpu/linear.h"
 #include "services/common/confined_root.h"
+#include "services/common/device_setting.h"
 #include "services/common/grpc_server.h"
 #include "services/common/metrics.h"
 #include "services/common/program.h"
@@ -27,9 +29,17 @@ namespace {
 
 constexpr char kProgram[] = "quantloom-quantizer";
 
+QuantizeFunction WorkOn(const Device& device) {
+  return [&device](const QuantizeOptions& options, const std::filesystem::path& staging,
+                   ThreadTeam& team, const auto& progress, const auto& cancelled) {
+    return QuantizeModel(options, staging, device, team, progress, cancelled);
+  };
+}
+
 absl::Status Serve(const QuantizerOptions& options,
                    const ReadSettings<QuantizerOptions>& read_settings) {
   QL_RETURN_IF_ERROR(cpu::RequireSupportedCpu());
+  QL_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, OpenDeviceSetting(options.device));
   absl::StatusOr<ConfinedRoot> source_root = ConfinedRoot::Open(options.source_root);
   if (!source_root.ok()) return Annotate(source_root.status(), "source-root");
   absl::StatusOr<ConfinedRoot> model_root = ConfinedRoot::Open(options.model_root);
@@ -48,7 +58,7 @@ absl::Status Serve(const QuantizerOptions& options,
   JobRunner runner({.max_running = options.max_running_jobs,
                     .threads = options.threads,
                     .max_crashes = options.max_job_crashes},
-                   *source_root, publisher, QuantizeModel, *store, quantizer_metrics);
+                   *source_root, publisher, WorkOn(*device), *store, quantizer_metrics);
   Evaluator evaluator({.max_running = options.max_running_evaluations, .threads = options.threads},
                       *source_root, *model_root);
   QuantizationServiceImpl service(options.max_queued_jobs, *source_root, publisher,
@@ -56,8 +66,10 @@ absl::Status Serve(const QuantizerOptions& options,
   QL_ASSIGN_OR_RETURN(const auto server,
                       GrpcServer::Start(options.grpc, {&service},
                                         {v1::QuantizationService::service_full_name()}, metrics));
-  runner.Start();
   server->SetServing(true);
+  // So that what keeps the process running replaces it.
+  runner.SetDeviceFailureListener([&server] { server->SetServing(false); });
+  runner.Start();
 
   ReloadUntilTermination<QuantizerOptions>(read_settings,
                                            [&](const auto& grpc) { server->Reload(grpc); });

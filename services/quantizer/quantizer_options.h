@@ -4,6 +4,7 @@
 #include <string>
 
 #include "services/common/configuration.h"
+#include "services/common/device_setting.h"
 #include "services/common/grpc_server.h"
 #include "services/common/logging.h"
 
@@ -20,6 +21,7 @@ struct QuantizerOptions {
   std::string source_root;
   std::string model_root;
   std::string state_dir;
+  std::string device = "auto";  // auto, cpu, cuda, cuda:N
   int threads = 0;
   int max_running_jobs = 1;
   int max_queued_jobs = 64;
@@ -36,6 +38,7 @@ struct QuantizerOptions {
         ->required();
     configuration.Add("state-dir", state_dir, "Directory of the job store; created if missing")
         ->required();
+    AddDeviceSetting(device, "What jobs run on", configuration);
     configuration
         .Add("threads", threads, "Threads of each job and evaluation; 0: one per processor")
         ->check(CLI::Range(0, 1024));

@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status.h"
 #include "kernels/cpu/linear.h"
-#include "services/common/logging.h"
+#include "services/common/device_setting.h"
 
 namespace quantloom {
 namespace {
@@ -59,20 +59,13 @@ Server::~Server() {
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
-  absl::StatusOr<DeviceChoice> choice = ChooseDevice(options.device);
-  if (!choice.ok()) return Annotate(choice.status(), "device");
-  if (!choice->fallback.ok()) {
-    LogInfo("no CUDA device, so models run on the CPU", {{"reason", choice->fallback.message()}});
-  }
-  return Start(options, std::move(choice->device));
+  QL_ASSIGN_OR_RETURN(std::unique_ptr<Device> device, OpenDeviceSetting(options.device));
+  return Start(options, std::move(device));
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,
                                                       std::shared_ptr<const Device> device) {
   QL_RETURN_IF_ERROR(cpu::RequireSupportedCpu());
-  LogInfo("device", {{"name", device->name()},
-                     {"processor", device->description()},
-                     {"memory_bytes", device->memory_bytes()}});
   absl::StatusOr<ConfinedRoot> root = ConfinedRoot::Open(options.model_root);
   if (!root.ok()) return Annotate(root.status(), "model-root");
   std::unique_ptr<Server> server(new Server(options, *std::move(root), std::move(device)));

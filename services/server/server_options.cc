@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "engine/device.h"
+#include "services/common/device_setting.h"
 
 namespace quantloom {
 
@@ -28,14 +28,7 @@ void ServerOptions::AddTo(Configuration& configuration) {
            "Bytes for weights, KV caches and activations of all models, e.g. 8GiB; 0: all that the "
            "device has of its own, on a CPU no limit")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
-  configuration
-      .Add("device", device,
-           "What models run on: auto (a CUDA device where there is one), cpu, cuda, cuda:N")
-      ->check(CLI::Validator(
-          [](const std::string& text) {
-            return NamesDevice(text) ? std::string() : "must be auto, cpu, cuda or cuda:N";
-          },
-          "DEVICE"));
+  AddDeviceSetting(device, "What models run on", configuration);
   configuration
       .Add("threads", threads,
            "Threads of forward passes, on CUDA devices of loading; 0: one per processor")

@@ -28,16 +28,19 @@ class UniformQuantizer final : public ColumnQuantizer {
 
   uint64_t width() const override { return width_; }
 
-  void Quantize(uint64_t first_column, uint64_t columns, const float* targets, float* decoded,
-                ThreadTeam&) override {
+  absl::Status Quantize(uint64_t first_column, uint64_t columns, const float* targets,
+                        float* decoded, ThreadTeam&) override {
     firsts_.push_back(first_column);
     columns_.push_back(columns);
     for (uint64_t i = 0; i < columns * rows_; ++i) decoded[i] = Round(targets[i]);
+    return firsts_.size() < fails_at_ ? absl::OkStatus()
+                                      : absl::InternalError("the device is gone");
   }
 
   float Round(float value) const { return step_ * std::nearbyint(value / step_); }
 
   std::vector<uint64_t> firsts_, columns_;
+  size_t fails_at_ = SIZE_MAX;  // the block
 
  private:
   uint64_t width_, rows_;
@@ -50,7 +53,7 @@ std::vector<float> RunLdlq(const BlockLdl& ldl, const std::vector<float>& weight
                            ThreadTeam& team) {
   UniformQuantizer quantizer(ldl.block(), rows, kStep);
   std::vector<float> decoded(weights_t.size(), std::numeric_limits<float>::quiet_NaN());
-  Ldlq(ldl, weights_t, rows, quantizer, absl::MakeSpan(decoded), team);
+  EXPECT_TRUE(Ldlq(ldl, weights_t, rows, quantizer, absl::MakeSpan(decoded), team).ok());
   return decoded;
 }
 
@@ -113,7 +116,7 @@ TEST_P(LdlqBlocks, Ldlq_HasLowerProxyLossThanNearest) {
   ThreadTeam team(2);
   UniformQuantizer quantizer(GetParam(), kRows, kStep);
   std::vector<float> nearest(weights_t.size());
-  RoundToNearest(weights_t, kRows, quantizer, absl::MakeSpan(nearest), team);
+  ASSERT_TRUE(RoundToNearest(weights_t, kRows, quantizer, absl::MakeSpan(nearest), team).ok());
   const std::vector<float> ldlq = RunLdlq(MustFactor(hessian, GetParam()), weights_t, kRows, team);
   // Neighbours correlate as 0.9, so most of an error can be made good by the next column; a wide
   // block feeds back at its edge alone.
@@ -159,7 +162,7 @@ TEST(Ldlq, Ldlq_OneBlockForTheWholeMatrixIsNearest) {
   ThreadTeam team(2);
   UniformQuantizer quantizer(16, kRows, kStep);
   std::vector<float> nearest(weights_t.size());
-  RoundToNearest(weights_t, kRows, quantizer, absl::MakeSpan(nearest), team);
+  ASSERT_TRUE(RoundToNearest(weights_t, kRows, quantizer, absl::MakeSpan(nearest), team).ok());
   EXPECT_EQ(RunLdlq(MustFactor(CorrelatedHessian(50, kCols, 8), 16), weights_t, kRows, team),
             nearest);
 }
@@ -171,8 +174,8 @@ TEST(Ldlq, Ldlq_AsksForEachBlockOnceFromTheLast) {
   std::vector<float> decoded(weights_t.size());
   ThreadTeam team(1);
   UniformQuantizer ldlq(16, kRows, kStep), nearest(16, kRows, kStep);
-  Ldlq(ldl, weights_t, kRows, ldlq, absl::MakeSpan(decoded), team);
-  RoundToNearest(weights_t, kRows, nearest, absl::MakeSpan(decoded), team);
+  ASSERT_TRUE(Ldlq(ldl, weights_t, kRows, ldlq, absl::MakeSpan(decoded), team).ok());
+  ASSERT_TRUE(RoundToNearest(weights_t, kRows, nearest, absl::MakeSpan(decoded), team).ok());
   for (const UniformQuantizer* quantizer : {&ldlq, &nearest}) {
     EXPECT_THAT(quantizer->firsts_, ElementsAre(48, 32, 16, 0));
     EXPECT_THAT(quantizer->columns_, ElementsAre(12, 16, 16, 16));
@@ -236,6 +239,21 @@ TEST(ProxyLoss, DegenerateMatrices) {
   EXPECT_EQ(ProxyLoss(hessian, ones, zeros, 2, team), 1.0);
   EXPECT_EQ(ProxyLoss(hessian, zeros, zeros, 2, team), 0.0);
   EXPECT_EQ(ProxyLoss(hessian, zeros, ones, 2, team), std::numeric_limits<double>::infinity());
+}
+
+TEST(Ldlq, AQuantizersErrorEndsTheRun) {
+  constexpr uint64_t kRows = 3, kCols = 100;
+  ThreadTeam team(1);
+  const std::vector<float> weights_t = GaussianValues(kRows * kCols, 1);
+  std::vector<float> decoded(weights_t.size());
+  const BlockLdl ldl = MustFactor(CorrelatedHessian(200, kCols, 2), 16);
+  UniformQuantizer ldlq(16, kRows, kStep), nearest(16, kRows, kStep);
+  ldlq.fails_at_ = nearest.fails_at_ = 3;
+  const absl::Status status = Ldlq(ldl, weights_t, kRows, ldlq, absl::MakeSpan(decoded), team);
+  EXPECT_EQ(status, absl::InternalError("the device is gone"));
+  EXPECT_EQ(RoundToNearest(weights_t, kRows, nearest, absl::MakeSpan(decoded), team), status);
+  EXPECT_EQ(ldlq.firsts_.size(), 3);
+  EXPECT_EQ(nearest.firsts_.size(), 3);
 }
 
 }  // namespace

@@ -26,11 +26,12 @@ constexpr uint8_t kGarbage = 0xA5;
 constexpr std::align_val_t kAlignment{256};  // what CUDA aligns allocations to
 }  // namespace
 
-EmulatedRuntime::EmulatedRuntime(uint64_t total_bytes)
+EmulatedRuntime::EmulatedRuntime(uint64_t total_bytes, uint64_t shared_bytes)
     : properties_{.name = "emulation",
                   .compute_major = 9,
                   .compute_minor = 0,
-                  .total_bytes = total_bytes} {}
+                  .total_bytes = total_bytes,
+                  .shared_bytes = shared_bytes} {}
 
 EmulatedRuntime::~EmulatedRuntime() {
   if (device_memory_.empty() && pinned_memory_.empty() && live_objects_ + open_ranges_ == 0) return;

@@ -17,7 +17,8 @@ namespace quantloom::cuda_emulation {
 // before the runtime is.
 class EmulatedRuntime final : public cuda::DeviceRuntime, public DeviceHealth {
  public:
-  explicit EmulatedRuntime(uint64_t total_bytes = uint64_t{1} << 30);
+  explicit EmulatedRuntime(uint64_t total_bytes = uint64_t{1} << 30,
+                           uint64_t shared_bytes = uint64_t{227} << 10);
   ~EmulatedRuntime() override;
 
   // Lets `calls` further calls succeed (work for streams counts, what frees does not); then they

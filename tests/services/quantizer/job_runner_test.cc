@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <prometheus/text_serializer.h>
 
+#include <atomic>
 #include <fstream>
 #include <new>
 
@@ -44,6 +45,7 @@ class JobRunnerTest : public ::testing::Test {
             .max_running = max_running, .threads = 1, .progress_interval = absl::ZeroDuration()},
         *ConfinedRoot::Open(directory_.path() / "sources"), publisher_, work_.function(), *store_,
         metrics_);
+    runner_->SetDeviceFailureListener([this] { ++device_failures_; });
     runner_->Start();
   }
 
@@ -93,6 +95,7 @@ class JobRunnerTest : public ::testing::Test {
   prometheus::Registry registry_;
   QuantizerMetrics metrics_{registry_};
   ScriptedWork work_;
+  std::atomic<int> device_failures_{0};
   std::unique_ptr<SqliteJobStore> store_;
   std::unique_ptr<JobRunner> runner_;
 };
@@ -126,6 +129,7 @@ TEST_F(JobRunnerTest, Progress_IsCommittedAsEvents) {
   }
   EXPECT_THAT(tensors, ::testing::ElementsAre(1, 2, 3, 4, 4));  // and with the job's end
   EXPECT_EQ(last.tensor(), "tensor-3");
+  EXPECT_EQ(last.device(), "cuda:1");
   EXPECT_EQ(last.weights_done(), 400u);
   EXPECT_EQ(last.phase_fraction(), 1.0);
   EXPECT_EQ(last.relative_error(), 0.01);
@@ -223,6 +227,28 @@ TEST_F(JobRunnerTest, Stop_DoesNotCountAsACrash) {
   StartProcess();
   work_.AllowAll();
   EXPECT_EQ(WaitForEnd(name).state(), v1::JOB_STATE_SUCCEEDED);
+}
+
+TEST_F(JobRunnerTest, DeviceFailure_FailsTheJobAndLeavesTheQueueToTheNextProcess) {
+  work_.FailWith(absl::UnavailableError("device cuda:0 failed: an illegal memory access"));
+  work_.AllowAll();
+  const std::string first = Queue("first");
+  const std::string second = Queue("second");
+  StartRunner(/*max_running=*/1);
+  const v1::Job failed = WaitForEnd(first);
+  EXPECT_EQ(failed.state(), v1::JOB_STATE_FAILED);
+  EXPECT_EQ(failed.error().code(), static_cast<int>(absl::StatusCode::kUnavailable));
+  EXPECT_THAT(failed.error().message(), HasSubstr("device cuda:0 failed"));
+  EXPECT_EQ(device_failures_, 1);
+  runner_->Wake();
+  runner_->Stop();
+  EXPECT_EQ(store_->Get(second)->state(), v1::JOB_STATE_QUEUED);
+  EXPECT_EQ(work_.runs(), 1);
+
+  work_.FailWith(absl::OkStatus());
+  StartProcess();
+  EXPECT_EQ(WaitForEnd(second).state(), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_EQ(device_failures_, 1);
 }
 
 TEST_F(JobRunnerTest, Stop_LeavesTheJobToBeResumedFromItsLastTensor) {

@@ -73,6 +73,7 @@ absl::StatusOr<QuantizeResult> ScriptedWork::Run(
   std::error_code error;
   fs::create_directories(staging, error);
   QuantizeProgress state;
+  state.device = "cuda:1";
   state.tensors_total = kTensors;
   state.weights_total = kTensors * kWeights;
   state.eta = absl::InfiniteDuration();
