@@ -39,7 +39,7 @@ done
 ((violations == 0)) || fail "a lower layer includes a higher one"
 
 say "Checking shell scripts"
-shellcheck --external-sources --source-path=scripts scripts/*.sh .ci/run
+shellcheck --external-sources --source-path=scripts scripts/*.sh scripts/device_bundle/*.sh .ci/run
 
 [[ ${1:-} == --tidy ]] || exit 0
 # The product's files, each alone: the debug preset does not batch them.

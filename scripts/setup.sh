@@ -66,6 +66,7 @@ build() {
   export CCACHE_BASEDIR=$ROOT CCACHE_NOHASHDIR=1
   local settings=()
   [[ -n ${QUANTLOOM_PYTHON:-} ]] && settings+=("-DQUANTLOOM_PYTHON=$QUANTLOOM_PYTHON")
+  [[ -n ${QUANTLOOM_CUDA_ARCHITECTURES:-} ]] && settings+=("-DCMAKE_CUDA_ARCHITECTURES=$QUANTLOOM_CUDA_ARCHITECTURES")
   (cd "$ROOT" && cmake --preset "$preset" "${settings[@]}" >"$CACHE/configure-$preset.log") ||
     { cat "$CACHE/configure-$preset.log"; fail "configuration failed"; }
   (cd "$ROOT" && cmake --build --preset "$preset" -j "$JOBS" ${1:+--target "$@"})

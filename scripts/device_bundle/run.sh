@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Runs a bundle of scripts/package_device.sh on this machine: the kernels' tests, then device_bench, then server and
+# client end to end, each model's answers on the device beside those on the CPU. Ends with status 1 when something failed.
+#
+#   run.sh [--device cuda|cpu] [--output DIRECTORY] [-- OPTION...]
+#
+# Options after -- are device_bench's. With --device cpu tests and measurements are left out, and the CPU is compared with
+# itself: what a machine without a GPU can prove of the bundle.
+set -uo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+device=cuda
+output=$here/output
+while (($#)); do
+  case $1 in
+    --device) device=$2 && shift 2 ;;
+    --output) output=$2 && shift 2 ;;
+    --) shift && break ;;
+    *) sed -n '2,8s/^# \{0,1\}//p' "$0" && exit 2 ;;
+  esac
+done
+mkdir -p "$output"
+failed=0
+begin() { printf '== %s\n' "$*"; }
+note() {
+  printf 'FAILED: %s\n' "$*"
+  failed=1
+}
+
+# cuBLAS may lie where the loader does not look: in Python packages, say.
+if [[ $device != cpu ]] && ! ldconfig -p 2>/dev/null | grep -q 'libcublas\.so\.1[23]'; then
+  cublas=$(find /usr/local /opt /usr/lib -name 'libcublas.so.1[23]' -print -quit 2>/dev/null)
+  [[ -n $cublas ]] && export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}${cublas%/*}"
+fi
+
+if [[ $device != cpu ]]; then
+  begin "Tests of the kernels"
+  "$here/bin/cuda_device_tests" --gtest_brief=1 2>&1 | tee "$output/tests.log"
+  ((PIPESTATUS[0] == 0)) || note "cuda_device_tests"
+  begin "Measurements"
+  "$here/bin/device_bench" --seconds 420 --table "$output/device_bench.tsv" "$@" >"$output/device_bench.log" 2>&1 ||
+    note "device_bench: $(tail -1 "$output/device_bench.log")"
+  grep '^#' "$output/device_bench.tsv"
+fi
+
+server=
+end_server() {
+  [[ -n $server ]] || return 0
+  kill "$server" 2>/dev/null
+  wait "$server"
+  server=
+}
+trap end_server EXIT
+
+# answers DEVICE: what every model of the bundle says on it, into $output/DEVICE/MODEL.N.json.
+answers() {
+  local on=$1 model prompt number
+  rm -rf "${output:?}/$on" && mkdir -p "$output/$on"
+  "$here/bin/quantloom-server" --address=127.0.0.1:0 --metrics-address= --port-file="$output/$on/port" --device="$on" \
+    --model-root="$here/models" --load-all=true 2>"$output/$on/server.log" &
+  server=$!
+  for _ in {1..600}; do
+    [[ -s $output/$on/port ]] && break
+    kill -0 "$server" 2>/dev/null || break
+    sleep 0.1
+  done
+  if [[ ! -s $output/$on/port ]]; then
+    note "quantloom-server --device=$on: $(tail -1 "$output/$on/server.log")"
+    end_server
+    return
+  fi
+  for model in "$here"/models/*/; do
+    model=$(basename "$model")
+    number=0
+    while IFS= read -r prompt; do
+      number=$((number + 1))
+      "$here/bin/quantloom" --server "127.0.0.1:$(<"$output/$on/port")" --timeout 120s generate --json --model "$model" \
+        --logprobs 20 --ignore-eos --no-prefix-cache -n 16 "$prompt" >"$output/$on/$model.$number.json" ||
+        note "generate: $model on $on"
+    done <<'PROMPTS'
+Why is the sky blue?
+The three primary colours are
+Once upon a time there was a weaver who lived at the edge of a forest, and every evening she
+0 1 1 2 3 5 8 13 21 34 55 89
+int main() { return
+A loom is a device used to weave cloth. The basic purpose of any loom is to hold the warp threads under tension.
+PROMPTS
+  done
+  end_server
+}
+
+begin "End to end on the CPU"
+answers cpu
+begin "End to end on $device"
+mkdir -p "$output/first" && cp "$output"/cpu/*.json "$output/first/"
+answers "$device"
+begin "Answers on $device beside those on the CPU"
+if command -v python3 >/dev/null; then
+  python3 "$here/compare_devices.py" "$output/first" "$output/$device" || note "answers differ"
+else
+  note "python3 is missing: compare_devices.py has not compared $output/first with $output/$device"
+fi
+
+if ((failed)); then echo "FAILED"; else echo "PASSED"; fi
+exit "$failed"
