@@ -107,6 +107,8 @@ struct AttentionParameters {
   const DeviceVector* k_norm = nullptr;
 };
 
+class HessianSum;  // engine/hessian_sum.h
+
 // What a matrix is for: products alone, or to have its rows looked up as well.
 enum class MatrixUse : uint8_t { kProducts, kRows };
 
@@ -139,6 +141,10 @@ class Backend {
   virtual std::unique_ptr<DeviceBatch> Batch(size_t max_rows, size_t max_selected) = 0;
   // RESOURCE_EXHAUSTED when the memory cannot be had.
   virtual absl::StatusOr<std::unique_ptr<KvStorage>> AllocateKv(const KvShape& shape) = 0;
+  // The most exact element that AllocateKv takes.
+  virtual KvElement exact_kv_element() const = 0;
+  // Of inputs of n columns, all zeros. RESOURCE_EXHAUSTED when the memory cannot be had.
+  virtual absl::StatusOr<std::unique_ptr<HessianSum>> NewHessianSum(uint64_t n) = 0;
 
   // Copies block `from`, all layers' keys and values, over block `to`.
   virtual void CopyKvBlock(int32_t from, int32_t to, KvStorage& kv) = 0;

@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "core/base/status.h"
 #include "core/transform/incoherence.h"
+#include "engine/hessian_sum.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/ops.h"
 
@@ -135,6 +136,19 @@ const float* Data(const DeviceVector& vector) {
 CpuBuffer& Cpu(DeviceBuffer& buffer) { return static_cast<CpuBuffer&>(buffer); }
 const CpuBuffer& Cpu(const DeviceBuffer& buffer) { return static_cast<const CpuBuffer&>(buffer); }
 const CpuBatch& Cpu(const DeviceBatch& batch) { return static_cast<const CpuBatch&>(batch); }
+
+class CpuHessianSum final : public HessianSum {
+ public:
+  CpuHessianSum(uint64_t n, ThreadTeam& team) : sum_(n), team_(team) {}
+  void Add(const DeviceBuffer& x, size_t rows) override {
+    sum_.Accumulate({Cpu(x).row(0), rows * x.cols()}, team_);
+  }
+  absl::StatusOr<Hessian> Take() override { return std::move(sum_); }
+
+ private:
+  Hessian sum_;
+  ThreadTeam& team_;
+};
 const RaggedBatch& Ragged(const DeviceBatch& batch) { return Cpu(batch).ragged(); }
 
 // A matrix's transforms of inputs and outputs, null for none.
@@ -198,6 +212,10 @@ class CpuBackend final : public Backend {
     return std::make_unique<CpuBatch>();
   }
   absl::StatusOr<std::unique_ptr<KvStorage>> AllocateKv(const KvShape& shape) override;
+  KvElement exact_kv_element() const override { return KvElement::kF32; }
+  absl::StatusOr<std::unique_ptr<HessianSum>> NewHessianSum(uint64_t n) override {
+    return std::make_unique<CpuHessianSum>(n, team_);
+  }
 
   void CopyKvBlock(int32_t from, int32_t to, KvStorage& kv) override {
     static_cast<const CpuKvStorage&>(kv).CopyBlock(from, to);

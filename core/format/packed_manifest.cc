@@ -53,10 +53,14 @@ ordered_json ToJson(const PackedPlaneInfo& plane) {
 ordered_json ToJson(const PackedTensorInfo& tensor) {
   ordered_json planes = ordered_json::array();
   for (const PackedPlaneInfo& plane : tensor.planes) planes.push_back(ToJson(plane));
-  return {{"name", tensor.name},         {"shape", tensor.shape},
-          {"recipe", tensor.recipe},     {"bits_per_weight", tensor.bits_per_weight},
-          {"bits", ToJson(tensor.bits)}, {"relative_error", tensor.relative_error},
-          {"planes", std::move(planes)}};
+  ordered_json object = {{"name", tensor.name},         {"shape", tensor.shape},
+                         {"recipe", tensor.recipe},     {"bits_per_weight", tensor.bits_per_weight},
+                         {"bits", ToJson(tensor.bits)}, {"relative_error", tensor.relative_error}};
+  if (!tensor.calibration_device.empty()) {
+    object["calibration_device"] = tensor.calibration_device;
+  }
+  object["planes"] = std::move(planes);
+  return object;
 }
 
 std::string Dump(const ordered_json& value, int indent) {
@@ -169,6 +173,8 @@ absl::Status ReadTensor(const json& object, PackedTensorInfo& tensor) {
   QL_ASSIGN_OR_RETURN(tensor.bits_per_weight, ReadAmount(object, "bits_per_weight"));
   QL_ASSIGN_OR_RETURN(tensor.bits, BitsFromJson(object));
   QL_ASSIGN_OR_RETURN(tensor.relative_error, ReadAmount(object, "relative_error"));
+  QL_ASSIGN_OR_RETURN(tensor.calibration_device,
+                      JsonFieldOr<std::string>(object, "calibration_device", ""));
   return ReadPlanes(object, tensor);
 }
 

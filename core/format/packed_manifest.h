@@ -38,6 +38,9 @@ struct PackedTensorInfo {
   double bits_per_weight = 0;  // everything stored, padding included
   BitBreakdown bits;
   double relative_error = 0;  // as in EncodedMatrix
+  // The GPU that calibration text passed through for this tensor, so that its bytes are not what
+  // the CPU would have made; empty where they are.
+  std::string calibration_device;
 
   uint64_t weights() const;       // product of the shape
   uint64_t stored_bytes() const;  // of all planes, padding included

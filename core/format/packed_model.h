@@ -55,9 +55,11 @@ class PackedModelWriter {
   // there is work to do.
   virtual const PackedManifest* finished() const = 0;
 
-  // Stores an encoded matrix (resolved recipe, planes) durably.
+  // Stores an encoded matrix (resolved recipe, planes) durably. `calibration_device` as in
+  // PackedTensorInfo.
   virtual absl::Status AddEncoded(absl::string_view name, uint64_t rows, uint64_t cols,
-                                  const EncodedMatrix& encoded) = 0;
+                                  const EncodedMatrix& encoded,
+                                  absl::string_view calibration_device) = 0;
   // Stores a tensor as it is, `values` rounded to `dtype` (F32, F16, BF16). INVALID_ARGUMENT for
   // NaN, infinities, and values that would round to one.
   virtual absl::Status AddRaw(absl::string_view name, absl::Span<const uint64_t> shape, DType dtype,

@@ -192,12 +192,14 @@ class StagingWriter final : public PackedModelWriter {
   }
 
   absl::Status AddEncoded(absl::string_view name, uint64_t rows, uint64_t cols,
-                          const EncodedMatrix& encoded) override {
+                          const EncodedMatrix& encoded,
+                          absl::string_view calibration_device) override {
     PackedTensorInfo info;
     info.name = std::string(name);
     info.shape = {rows, cols};
     info.recipe = encoded.recipe;
     info.relative_error = encoded.relative_error;
+    info.calibration_device = std::string(calibration_device);
     std::vector<PlaneView> planes;
     for (const Plane& plane : encoded.planes) planes.push_back(plane.view());
     return Annotate(StageEncoded(std::move(info), planes), absl::StrCat("tensor '", name, "'"));

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <deque>
 #include <utility>
 #include <vector>
 
@@ -11,7 +10,9 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status.h"
 #include "engine/cuda/cuda_batch.h"
+#include "engine/cuda/cuda_buffer.h"
 #include "engine/cuda/cuda_context.h"
+#include "engine/cuda/cuda_hessian.h"
 #include "engine/cuda/cuda_matrix.h"
 #include "engine/cuda/cuda_transform.h"
 #include "engine/cuda/cuda_trellis_search.h"
@@ -28,42 +29,6 @@ class CudaVector final : public DeviceVector {
  private:
   uint64_t size_;
   CudaMemory memory_;
-};
-
-// A form of activations that products read, and where it is made.
-struct PreparedForm {
-  CudaMemory transformed;  // [max_rows, cols] fp32, once a transformed product has read the rows
-  CudaMemory prepared;     // of either element type
-};
-
-class CudaBuffer final : public DeviceBuffer {
- public:
-  CudaBuffer(size_t max_rows, size_t cols, CudaMemory memory)
-      : max_rows_(max_rows), cols_(cols), memory_(std::move(memory)) {}
-  size_t max_rows() const override { return max_rows_; }
-  size_t cols() const override { return cols_; }
-  uint32_t stride() const { return static_cast<uint32_t>(cols_); }
-  float* data() const { return memory_.as<float>(); }
-  // The `form`-th of those in which a product last read the rows. They are added in order;
-  // references stay valid.
-  PreparedForm& form(size_t form) {
-    if (form == forms_.size()) forms_.emplace_back();
-    return forms_[form];
-  }
-  // Pinned, [max_rows, cols], once it has been asked for; copies from it are done when `copied` has
-  // happened.
-  struct Host {
-    CudaMemory memory;
-    CudaEvent copied;
-  };
-  Host& host() const { return host_; }
-
- private:
-  size_t max_rows_;
-  size_t cols_;
-  CudaMemory memory_;
-  std::deque<PreparedForm> forms_;
-  mutable Host host_;
 };
 
 class CudaKvStorage final : public KvStorage {
@@ -127,6 +92,8 @@ class CudaBackend final : public Backend {
     return std::make_unique<CudaBatch>(*context_, max_rows, max_selected);
   }
   absl::StatusOr<std::unique_ptr<KvStorage>> AllocateKv(const KvShape& shape) override;
+  KvElement exact_kv_element() const override { return KvElement::kF16; }
+  absl::StatusOr<std::unique_ptr<HessianSum>> NewHessianSum(uint64_t n) override;
 
   void CopyKvBlock(int32_t from, int32_t to, KvStorage& kv) override;
   void Write(absl::Span<const float> values, DeviceBuffer& buffer) override;
@@ -234,6 +201,12 @@ absl::StatusOr<std::unique_ptr<KvStorage>> CudaBackend::AllocateKv(const KvShape
   auto memory = context_->Allocate(shape.blocks * shape.block_bytes());
   if (!memory.ok()) return Annotate(memory.status(), "KV cache");
   return std::make_unique<CudaKvStorage>(shape, *std::move(memory));
+}
+
+absl::StatusOr<std::unique_ptr<HessianSum>> CudaBackend::NewHessianSum(uint64_t n) {
+  auto memory = context_->Allocate(n * n * sizeof(double));
+  if (!memory.ok()) return Annotate(memory.status(), "Hessian");
+  return std::make_unique<CudaHessianSum>(*context_, n, *std::move(memory));
 }
 
 void CudaBackend::CopyKvBlock(int32_t from, int32_t to, KvStorage& kv) {

@@ -38,10 +38,13 @@ void CudaContext::Note(const char* launch_error) {
   if (launch_error != nullptr) Note(absl::InternalError(launch_error));
 }
 
-absl::StatusOr<CudaMemory> CudaContext::Allocate(uint64_t bytes) const {
+absl::StatusOr<CudaMemory> CudaContext::Allocate(uint64_t bytes) {
   const absl::StatusOr<void*> memory = runtime_->Allocate(bytes);
   if (memory.ok()) return CudaMemory(*runtime_, *memory, CudaMemory::Kind::kDevice);
-  if (!absl::IsResourceExhausted(memory.status())) return memory.status();
+  if (!absl::IsResourceExhausted(memory.status())) {
+    Note(memory.status());
+    return memory.status();
+  }
   QL_ASSIGN_OR_RETURN(const uint64_t available, runtime_->FreeBytes());
   return absl::ResourceExhaustedError(absl::StrCat(
       "asked for ", bytes, " bytes of device memory, and ", available, " of the ",
@@ -60,16 +63,23 @@ absl::StatusOr<CudaEvent> CudaContext::CreateEvent() const {
 
 absl::StatusOr<CudaMemory> CudaContext::Upload(absl::Span<const uint8_t> bytes) {
   QL_ASSIGN_OR_RETURN(CudaMemory memory, Allocate(bytes.size()));
+  const absl::Status copied = CopyThroughStaging(bytes, memory.as<uint8_t>());
+  Note(copied);
+  QL_RETURN_IF_ERROR(copied);
+  return memory;
+}
+
+absl::Status CudaContext::CopyThroughStaging(absl::Span<const uint8_t> bytes, uint8_t* to) {
   for (size_t first = 0, turn = 0; first < bytes.size(); first += kStagingBytes, ++turn) {
     Staging& staging = staging_[turn % staging_.size()];
     const size_t count = std::min<size_t>(kStagingBytes, bytes.size() - first);
     QL_RETURN_IF_ERROR(runtime_->Wait(staging.copied.get()));
     std::memcpy(staging.memory.as<uint8_t>(), bytes.data() + first, count);
-    QL_RETURN_IF_ERROR(runtime_->CopyToDevice(memory.as<uint8_t>() + first,
-                                              staging.memory.as<uint8_t>(), count, stream_));
+    QL_RETURN_IF_ERROR(
+        runtime_->CopyToDevice(to + first, staging.memory.as<uint8_t>(), count, stream_));
     QL_RETURN_IF_ERROR(runtime_->Record(staging.copied.get(), stream_));
   }
-  return memory;
+  return absl::OkStatus();
 }
 
 }  // namespace quantloom

@@ -103,8 +103,9 @@ class CudaContext {
   // Of a kernel's launch: null, or what is wrong.
   void Note(const char* launch_error);
 
-  // RESOURCE_EXHAUSTED names what was asked for and what is available.
-  absl::StatusOr<CudaMemory> Allocate(uint64_t bytes) const;
+  // RESOURCE_EXHAUSTED names what was asked for and what is available, and leaves the device good;
+  // other errors are kept.
+  absl::StatusOr<CudaMemory> Allocate(uint64_t bytes);
   absl::StatusOr<CudaMemory> AllocatePinned(uint64_t bytes) const;
   absl::StatusOr<CudaEvent> CreateEvent() const;
   // What such a call has, or nothing, and its error kept.
@@ -116,10 +117,12 @@ class CudaContext {
   }
 
   // Device memory with these bytes. They go through two pinned buffers: while one is copied, the
-  // other is filled.
+  // other is filled. Errors are Allocate's.
   absl::StatusOr<CudaMemory> Upload(absl::Span<const uint8_t> bytes);
 
  private:
+  absl::Status CopyThroughStaging(absl::Span<const uint8_t> bytes, uint8_t* to);
+
   struct Staging {
     CudaMemory memory;
     CudaEvent copied;

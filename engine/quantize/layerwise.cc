@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status.h"
+#include "engine/hessian_sum.h"
 #include "engine/kv_cache.h"
 
 namespace quantloom {
@@ -26,13 +27,12 @@ struct WindowBatch {
 class LayerwisePass {
  public:
   LayerwisePass(const ModelConfig& config, WeightSource& weights, Backend& backend,
-                InputGroupHandler handle, absl::FunctionRef<absl::Status()> step, ThreadTeam& team)
+                InputGroupHandler handle, absl::FunctionRef<absl::Status()> step)
       : config_(config),
         weights_(weights),
         backend_(backend),
         handle_(handle),
         step_(step),
-        team_(team),
         stages_(config, backend) {}
 
   absl::Status Run(const CalibrationText& text) {
@@ -70,7 +70,7 @@ class LayerwisePass {
     one_layer.num_layers = 1;
     // A window's last block may be partly used.
     QL_ASSIGN_OR_RETURN(kv_, KvCache::Create(backend_, one_layer, max_rows * kBlockTokens,
-                                             kBlockTokens, KvElement::kF32));
+                                             kBlockTokens, backend_.exact_kv_element()));
     for (size_t w = 0; w < text.windows.size();) {
       auto batch = std::make_unique<WindowBatch>();
       batch->first_token = tokens_;
@@ -104,6 +104,7 @@ class LayerwisePass {
       current_ = batch.get();
       stage(batch->rows, *x_);
       const absl::Span<const float> left = backend_.Read(*x_->hidden, n);
+      QL_RETURN_IF_ERROR(backend_.status());
       std::copy(left.begin(), left.end(), hidden);
       QL_RETURN_IF_ERROR(step_());
     }
@@ -135,22 +136,24 @@ class LayerwisePass {
 
   // Observes the normed input of a residual branch, which is cheap to make again.
   absl::Status HandleBranchInput(const DeviceVector& norm, absl::Span<LinearWeight* const> group) {
-    Hessian hessian(config_.hidden_size);
+    QL_ASSIGN_OR_RETURN(const auto sum, backend_.NewHessianSum(config_.hidden_size));
     QL_RETURN_IF_ERROR(ForEachBatch([&](const RaggedBatch& rows, LayerActivations& x) {
       stages_.EnterBranch(norm, rows.size(), x);
-      hessian.Accumulate(backend_.Read(*x.normed, rows.size()), team_);
+      sum->Add(*x.normed, rows.size());
     }));
+    QL_ASSIGN_OR_RETURN(Hessian hessian, sum->Take());
     return handle_(group, std::move(hessian));
   }
 
   // Runs `stage`, which leaves the input of `linear` in `buffer`, and keeps that input.
   absl::Status HandleProduct(Stage stage, const DeviceBuffer& buffer, LinearWeight* linear) {
-    Hessian hessian(buffer.cols());
+    QL_ASSIGN_OR_RETURN(const auto sum, backend_.NewHessianSum(buffer.cols()));
     QL_RETURN_IF_ERROR(ForEachBatch([&](const RaggedBatch& rows, LayerActivations& x) {
       stage(rows, x);
+      sum->Add(buffer, rows.size());
       KeepBranch(buffer);
-      hessian.Accumulate(backend_.Read(buffer, rows.size()), team_);
     }));
+    QL_ASSIGN_OR_RETURN(Hessian hessian, sum->Take());
     return handle_({linear}, std::move(hessian));
   }
 
@@ -192,7 +195,6 @@ class LayerwisePass {
   Backend& backend_;
   InputGroupHandler handle_;
   absl::FunctionRef<absl::Status()> step_;
-  ThreadTeam& team_;
   DecoderStages stages_;
   std::unique_ptr<LayerActivations> x_;
   std::unique_ptr<KvCache> kv_;  // of one layer and one batch
@@ -207,8 +209,8 @@ class LayerwisePass {
 
 absl::Status RunLayerwise(const ModelConfig& config, WeightSource& weights, Backend& backend,
                           const CalibrationText& text, InputGroupHandler handle,
-                          absl::FunctionRef<absl::Status()> step, ThreadTeam& team) {
-  return LayerwisePass(config, weights, backend, handle, step, team).Run(text);
+                          absl::FunctionRef<absl::Status()> step) {
+  return LayerwisePass(config, weights, backend, handle, step).Run(text);
 }
 
 }  // namespace quantloom

@@ -14,7 +14,6 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "core/base/parallel.h"
 #include "core/format/model_config.h"
 #include "core/rounding/hessian.h"
 #include "engine/backend.h"
@@ -31,10 +30,10 @@ using InputGroupHandler =
 
 // Runs `text` through the decoder. Embedding, norms and biases come from `weights`. `step` is
 // called every few hundred tokens of a stage; a non-OK status ends the pass. INVALID_ARGUMENT for a
-// token outside the vocabulary or a window beyond the context. The Hessians depend on the text, the
-// weights and the matrices handed in alone.
+// token outside the vocabulary or a window beyond the context; the backend's errors. The Hessians
+// depend on the text, the weights, the matrices handed in and the kind of device alone.
 absl::Status RunLayerwise(const ModelConfig& config, WeightSource& weights, Backend& backend,
                           const CalibrationText& text, InputGroupHandler handle,
-                          absl::FunctionRef<absl::Status()> step, ThreadTeam& team);
+                          absl::FunctionRef<absl::Status()> step);
 
 }  // namespace quantloom

@@ -10,7 +10,6 @@
 #include "core/base/status.h"
 #include "core/format/source_model.h"
 #include "core/rounding/hessian_factors.h"
-#include "engine/cpu_backend.h"
 #include "engine/loaded_model.h"
 #include "engine/quantize/calibration.h"
 #include "engine/quantize/evaluation.h"
@@ -70,6 +69,7 @@ class QuantizeRun {
         cancelled_(cancelled),
         start_(absl::Now()) {
     progress_.device = device.name();
+    if (device.name() != "cpu") calibration_device_ = device.description();
   }
 
   absl::StatusOr<QuantizeResult> Run() {
@@ -213,18 +213,17 @@ class QuantizeRun {
       QL_RETURN_IF_ERROR(EnsureEncoded(tensor, tensor.spec.name, nullptr));
     }
     if (text.windows.empty()) return absl::OkStatus();
-    QL_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, CreateCpuBackend(team_));
-    SourceWeights weights(*source_, *backend);
+    SourceWeights weights(*source_, *backend_);
     return RunLayerwise(
-        source_->config(), weights, *backend, text,
+        source_->config(), weights, *backend_, text,
         [&](absl::Span<LinearWeight* const> group, Hessian hessian) {
-          return EncodeGroup(group, std::move(hessian), weights, *backend);
+          return EncodeGroup(group, std::move(hessian), weights);
         },
-        [this] { return Step(progress_.phase_fraction); }, team_);
+        [this] { return Step(progress_.phase_fraction); });
   }
 
   absl::Status EncodeGroup(absl::Span<LinearWeight* const> group, Hessian hessian,
-                           SourceWeights& weights, Backend& backend) {
+                           SourceWeights& weights) {
     HessianFactors factors(std::move(hessian));
     for (LinearWeight* linear : group) {
       const PlannedTensor& tensor = *FindPlanned(linear->name);
@@ -239,8 +238,8 @@ class QuantizeRun {
       const std::vector<float> values = Dequantize(*packed, team_);
       const auto* bytes = reinterpret_cast<const uint8_t*>(values.data());
       QL_ASSIGN_OR_RETURN(linear->matrix,
-                          backend.MatrixFromDense(linear->rows, linear->cols, DType::kF32,
-                                                  {bytes, values.size() * sizeof(float)}));
+                          backend_->MatrixFromDense(linear->rows, linear->cols, DType::kF32,
+                                                    {bytes, values.size() * sizeof(float)}));
     }
     return absl::OkStatus();
   }
@@ -309,7 +308,8 @@ class QuantizeRun {
                                               .output_seed = SeedOf("output", tensor.spec.name),
                                               .trellis_search = backend_->trellis_search()},
                                              team_));
-    return writer_->AddEncoded(tensor.spec.name, rows, cols, encoded);
+    return writer_->AddEncoded(tensor.spec.name, rows, cols, encoded,
+                               hessian == nullptr ? "" : calibration_device_);
   }
 
   // A seed of its own for each use and name, from the job's.
@@ -344,6 +344,7 @@ class QuantizeRun {
   const uint32_t window_tokens_;
   const std::filesystem::path& staging_;
   const Device& device_;
+  std::string calibration_device_;  // for the manifest; empty on the CPU
   ThreadTeam& team_;
   const std::function<void(const QuantizeProgress&)>& report_;
   const std::function<bool()>& cancelled_;

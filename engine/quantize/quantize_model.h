@@ -88,11 +88,14 @@ absl::Status ResolveQuantizeOptions(QuantizeOptions& options);
 // renamed into place. `progress` is called from the calling thread and `cancelled` polled there,
 // between tensors and between windows of text: every second or so. When cancelled the job ends with
 // CANCELLED, staging left as it is. The directory's bytes depend on the options and source alone,
-// not on threads, SIMD target or interruptions. INVALID_ARGUMENT naming the field, file or tensor;
-// RESOURCE_EXHAUSTED for a full disk, and for memory that the device does not have; UNAVAILABLE
-// when the device has failed, which it then does in every job of the process.
+// with calibration on the device, too, not on threads, SIMD target or interruptions.
+// INVALID_ARGUMENT naming the field, file or tensor; RESOURCE_EXHAUSTED for a full disk, and for
+// memory that the device does not have; UNAVAILABLE when the device has failed, which it then does
+// in every job of the process.
 //
-// `device` takes part in encoding (Backend::trellis_search) without changing a byte.
+// On `device` calibration text passes through the layers, and Hessians and trellis codes' bits are
+// made. The last two are the CPU's for the same inputs, but the inputs are not, so the manifest
+// says which tensors a GPU calibrated; without calibration the bytes are the CPU's.
 absl::StatusOr<QuantizeResult> QuantizeModel(
     const QuantizeOptions& options, const std::filesystem::path& staging, const Device& device,
     ThreadTeam& team, const std::function<void(const QuantizeProgress&)>& progress,

@@ -14,6 +14,7 @@ const KernelTable& Kernels() {
                                            .transform_rows = TransformRows,
                                            .rotate_and_store = RotateAndStore,
                                            .attend = Attend,
+                                           .add_to_hessian = AddToHessian,
                                            .trellis_choice_bytes = TrellisChoiceBytes,
                                            .trellis_shared_bytes = TrellisSharedBytes,
                                            .encode_trellis_tiles = EncodeTrellisTiles,

@@ -7,6 +7,7 @@
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/embed.h"
 #include "kernels/cuda/hadamard.h"
+#include "kernels/cuda/hessian.h"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/probe.h"
 #include "kernels/cuda/product.h"
@@ -27,6 +28,7 @@ struct KernelTable {
   decltype(&TransformRows) transform_rows;
   decltype(&RotateAndStore) rotate_and_store;
   decltype(&Attend) attend;
+  decltype(&AddToHessian) add_to_hessian;
   decltype(&TrellisChoiceBytes) trellis_choice_bytes;
   decltype(&TrellisSharedBytes) trellis_shared_bytes;
   decltype(&EncodeTrellisTiles) encode_trellis_tiles;

@@ -316,7 +316,7 @@ TEST_F(PackedModelTest, TheWriterRefusesWhatIsIncompleteOrWrong) {
   }
   EncodedMatrix encoded;
   encoded.recipe = "icquant:bits=2";
-  EXPECT_FALSE(writer->AddEncoded("bad", 2, 2, encoded).ok());
+  EXPECT_FALSE(writer->AddEncoded("bad", 2, 2, encoded, "").ok());
   EXPECT_EQ(writer->FindTensor("bad"), nullptr);
 }
 

@@ -35,7 +35,7 @@ inline absl::Status AddTinyTensor(PackedModelWriter& writer, const TensorSpec& s
       {.weights = values, .rows = spec.shape[0], .cols = spec.shape[1], .importance = importance},
       team);
   if (!encoded.ok()) return encoded.status();
-  return writer.AddEncoded(spec.name, spec.shape[0], spec.shape[1], *encoded);
+  return writer.AddEncoded(spec.name, spec.shape[0], spec.shape[1], *encoded, "");
 }
 
 inline std::map<std::string, std::string> TinyTokenizerFiles() {

@@ -6,7 +6,7 @@
 
 #include "core/codec/trellis.h"
 #include "gtest/gtest.h"
-#include "tests/cuda/emulation/primitives.h"
+#include "tests/cuda/launch_seed.h"
 #include "tests/kernels/random_floats.h"
 
 namespace quantloom::cuda {

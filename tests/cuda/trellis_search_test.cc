@@ -108,7 +108,7 @@ TEST_F(TrellisSearchTest, ADeviceThatFailsEndsTheEncoding) {
     if (encoded.ok()) break;
     ++failures;
     EXPECT_TRUE(absl::IsInternal(encoded.status())) << encoded.status();
-    EXPECT_EQ((*backend)->status(), encoded.status());
+    EXPECT_TRUE(absl::IsInternal((*backend)->status())) << (*backend)->status();
   }
   EXPECT_GT(failures, 3);
 }

@@ -60,8 +60,7 @@ class LayerwiseTest : public ::testing::Test {
         [&] {
           ++steps_;
           return status_;
-        },
-        team_);
+        });
   }
 
   testing::TemporaryDirectory directory_;

@@ -132,7 +132,7 @@ absl::Status PackTensor(const SourceModel& source, const TensorSpec& spec,
   QL_ASSIGN_OR_RETURN(
       const EncodedMatrix encoded,
       codec->Encode({.weights = values, .rows = spec.shape[0], .cols = spec.shape[1]}, team));
-  return writer.AddEncoded(spec.name, spec.shape[0], spec.shape[1], encoded);
+  return writer.AddEncoded(spec.name, spec.shape[0], spec.shape[1], encoded, "");
 }
 
 absl::StatusOr<json> Pack(const std::string& from, const std::string& to, const std::string& recipe,

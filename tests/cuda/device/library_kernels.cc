@@ -57,6 +57,18 @@ const char* TransformRows(const HadamardView& transform, const float* x, uint32_
   return table->transform_rows(transform, x, x_stride, rows, out, out_stride, stream);
 }
 
+const char* AddToHessian(const HessianUpdate& update, Stream stream) {
+  return table->add_to_hessian(update, stream);
+}
+
+size_t TrellisChoiceBytes(uint32_t half_bits, uint32_t weights_per_step) {
+  return table->trellis_choice_bytes(half_bits, weights_per_step);
+}
+
+const char* EncodeTrellisTiles(const TrellisEncoding& encoding, uint32_t blocks, Stream stream) {
+  return table->encode_trellis_tiles(encoding, blocks, stream);
+}
+
 const char* RotateAndStore(const BatchView& batch, const RotaryParameters& parameters,
                            const float* angles, float* qkv, const KvView& kv, Stream stream) {
   return table->rotate_and_store(batch, parameters, angles, qkv, kv, stream);

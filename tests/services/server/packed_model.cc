@@ -29,7 +29,7 @@ absl::Status AddTensor(const SourceModel& source, const TensorSpec& spec, const 
   auto encoded =
       (*codec)->Encode({.weights = *values, .rows = spec.shape[0], .cols = spec.shape[1]}, team);
   if (!encoded.ok()) return encoded.status();
-  return writer.AddEncoded(spec.name, spec.shape[0], spec.shape[1], *encoded);
+  return writer.AddEncoded(spec.name, spec.shape[0], spec.shape[1], *encoded, "");
 }
 
 }  // namespace

@@ -1,0 +1,50 @@
+// Activations in device memory, and the forms of them that products read.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <utility>
+
+#include "engine/backend.h"
+#include "engine/cuda/cuda_context.h"
+
+namespace quantloom {
+
+// A form of activations that products read, and where it is made.
+struct PreparedForm {
+  CudaMemory transformed;  // [max_rows, cols] fp32, once a transformed product has read the rows
+  CudaMemory prepared;     // of either element type
+};
+
+class CudaBuffer final : public DeviceBuffer {
+ public:
+  CudaBuffer(size_t max_rows, size_t cols, CudaMemory memory)
+      : max_rows_(max_rows), cols_(cols), memory_(std::move(memory)) {}
+  size_t max_rows() const override { return max_rows_; }
+  size_t cols() const override { return cols_; }
+  uint32_t stride() const { return static_cast<uint32_t>(cols_); }
+  float* data() const { return memory_.as<float>(); }
+  // The `form`-th of those in which a product last read the rows. They are added in order;
+  // references stay valid.
+  PreparedForm& form(size_t form) {
+    if (form == forms_.size()) forms_.emplace_back();
+    return forms_[form];
+  }
+  // Pinned, [max_rows, cols], once it has been asked for; copies from it are done when `copied` has
+  // happened.
+  struct Host {
+    CudaMemory memory;
+    CudaEvent copied;
+  };
+  Host& host() const { return host_; }
+
+ private:
+  size_t max_rows_;
+  size_t cols_;
+  CudaMemory memory_;
+  std::deque<PreparedForm> forms_;
+  mutable Host host_;
+};
+
+}  // namespace quantloom
