@@ -78,13 +78,32 @@ std::shared_ptr<const EncodedMatrix> EncodeNormal(const std::string& recipe, siz
   return encoded.ok() ? std::make_shared<const EncodedMatrix>(*std::move(encoded)) : nullptr;
 }
 
+// Random tiles, which are all valid: 256 weights of the recipe's bits each.
+std::shared_ptr<const EncodedMatrix> RandomTiles(const std::string& recipe, double bits,
+                                                 size_t rows, size_t cols) {
+  auto encoded = std::make_shared<EncodedMatrix>();
+  encoded->recipe = recipe + ",incoherence=none,rounding=nearest";
+  Plane codes = {"codes", DType::kU8, {}, {}};
+  codes.bytes.resize(static_cast<size_t>(static_cast<double>(rows * cols) * bits / 8));
+  codes.shape = {codes.bytes.size()};
+  std::mt19937 random(1);
+  for (uint8_t& byte : codes.bytes) byte = static_cast<uint8_t>(random());
+  Plane scale = {"scale", DType::kF32, {16}, std::vector<uint8_t>(64)};
+  scale.bytes[3] = 0x3F;  // 0.5
+  encoded->planes = {std::move(codes), std::move(scale)};
+  return encoded;
+}
+
 // One operator, or as many with planes of their own as exceed the cache.
 std::vector<Stored> EncodedCopies(const std::string& recipe, size_t rows, size_t cols, bool cold) {
   // A benchmark runs its function several times, neighbours share a matrix: the last one is kept.
   static std::string last_key;
   static std::shared_ptr<const EncodedMatrix> last;
   if (std::string key = absl::StrCat(recipe, " ", rows, " ", cols); key != last_key) {
-    last = EncodeNormal(recipe, rows, cols);
+    const size_t bits = recipe.find("bits=");
+    last = recipe.rfind("qtip", 0) == 0
+               ? RandomTiles(recipe, std::stod(recipe.substr(bits + 5)), rows, cols)
+               : EncodeNormal(recipe, rows, cols);
     last_key = key;
   }
   if (last == nullptr) return {};
@@ -171,6 +190,11 @@ int main(int argc, char** argv) {
        {"bits=2,codebook=int8", "bits=3,codebook=int8", "bits=4,codebook=int8",
         "bits=4,codebook=int8,outliers=0", "bits=4,codebook=fp16", "bits=8"}) {
     quantloom::cpu::Register(absl::StrCat("icquant:", options));
+  }
+  for (const char* options :
+       {"bits=2,code=mul1", "bits=3,code=mul1", "bits=4,code=mul1", "bits=2.5,code=mul1",
+        "bits=2,code=1mad", "bits=2,code=3inst", "bits=2,code=hyb"}) {
+    quantloom::cpu::Register(absl::StrCat("qtip:", options));
   }
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;

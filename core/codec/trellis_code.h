@@ -35,9 +35,12 @@ QL_HOST_DEVICE constexpr int32_t CenteredByteSum(uint32_t x) {
   return static_cast<int32_t>((pairs & 0xFFFFu) + (pairs >> 16)) - 510;
 }
 
+constexpr uint32_t k1MadMultiplier = 34038481u;
+constexpr uint32_t k1MadAddend = 76625530u;
+
 // 1MAD before its scale: an integer in -510 .. 510.
 QL_HOST_DEVICE constexpr int32_t Code1MadInteger(uint32_t state) {
-  return CenteredByteSum(state * 34038481u + 76625530u);
+  return CenteredByteSum(state * k1MadMultiplier + k1MadAddend);
 }
 
 // What 1MAD multiplies its integers by: one over the standard deviation of the sum of four bytes.
@@ -47,9 +50,11 @@ QL_HOST_DEVICE constexpr float Code1Mad(uint32_t state) {
   return static_cast<float>(Code1MadInteger(state)) * k1MadUnit;
 }
 
+constexpr uint32_t kMul1Multiplier = 0x83DCD12Du;
+
 // MUL1: an integer in -510 .. 510.
 QL_HOST_DEVICE constexpr int32_t CodeMul1Integer(uint32_t state) {
-  return CenteredByteSum(state * 0x83DCD12Du);
+  return CenteredByteSum(state * kMul1Multiplier);
 }
 
 QL_HOST_DEVICE constexpr float CodeMul1(uint32_t state) {

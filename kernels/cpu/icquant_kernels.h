@@ -6,6 +6,7 @@
 
 #include "core/codec/icquant_matrix.h"
 #include "kernels/cpu/linear.h"
+#include "kernels/cpu/product_range.h"
 
 namespace quantloom::cpu {
 
@@ -18,15 +19,6 @@ struct IcquantView {
   size_t steps;              // blocks of a row
   const float* scales;       // [rows], integer form only
   const float* offsets;      // [rows], or null
-};
-
-// Rows and tokens of one call: y[t * stride + r] for r in [row_begin, row_end) and t in
-// [0, tokens), the latter being x's rows first_token + t.
-struct ProductRange {
-  size_t row_begin, row_end;
-  size_t first_token, tokens;
-  float* y;  // the first token's outputs
-  size_t stride;
 };
 
 // value = scale * q + offset. A row's sum S of products with q gives

@@ -5,6 +5,7 @@
 #include "core/transform/incoherence.h"
 #include "kernels/cpu/decoded_operator.h"
 #include "kernels/cpu/icquant_operator.h"
+#include "kernels/cpu/trellis_operator.h"
 
 namespace quantloom::cpu {
 
@@ -12,6 +13,10 @@ std::unique_ptr<LinearOperator> LinearOperator::FromPacked(std::unique_ptr<Packe
   if (dynamic_cast<IcquantMatrix*>(matrix.get()) != nullptr) {
     return MakeIcquantOperator(
         std::unique_ptr<IcquantMatrix>(static_cast<IcquantMatrix*>(matrix.release())));
+  }
+  if (const auto format = ByteSumTrellis(*matrix)) {
+    return MakeTrellisOperator(
+        std::unique_ptr<TileMatrix>(static_cast<TileMatrix*>(matrix.release())), *format);
   }
   return MakeDecodedOperator(std::move(matrix));
 }

@@ -9,8 +9,8 @@
 #include "core/codec/tile_matrix.h"
 #include "gtest/gtest.h"
 #include "tests/cuda/prepared_activations.h"
-#include "tests/cuda/random_tiles.h"
 #include "tests/kernels/random_floats.h"
+#include "tests/random_tiles.h"
 
 namespace quantloom::cuda {
 namespace {

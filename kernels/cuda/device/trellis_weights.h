@@ -62,8 +62,8 @@ struct ByteSumWeights : TrellisTiles<kHalfBits> {
 
   __device__ __forceinline__ void Begin(const View& w, uint32_t, Shared&) {
     const bool is_1mad = w.code == TrellisCode::k1Mad;
-    multiplier = is_1mad ? 34038481u : 0x83DCD12Du;
-    addend = is_1mad ? 76625530u : 0u;
+    multiplier = is_1mad ? k1MadMultiplier : kMul1Multiplier;
+    addend = is_1mad ? k1MadAddend : 0u;
   }
 
   __device__ __forceinline__ void Decode(uint32_t, uint32_t step, uint32_t (&a)[2][1][4]) const {

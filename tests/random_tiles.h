@@ -12,7 +12,7 @@
 #include "core/codec/codec.h"
 #include "gtest/gtest.h"
 
-namespace quantloom::cuda {
+namespace quantloom {
 
 // Owns the planes that its matrix views. Tiles of tile_rows x tile_cols take tile_bytes; one scale
 // for each row.
@@ -51,4 +51,4 @@ class RandomTiles {
   std::vector<uint8_t> codes_, scales_;
 };
 
-}  // namespace quantloom::cuda
+}  // namespace quantloom
