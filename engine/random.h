@@ -20,13 +20,17 @@ constexpr std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
   return counter;
 }
 
-// Uniform in [0, 1) with 53 bits.
-constexpr double UniformDraw(uint64_t seed, uint64_t draw) {
+// 64 uniform bits.
+constexpr uint64_t UniformBits(uint64_t seed, uint64_t draw) {
   const auto bits =
       Philox4x32({static_cast<uint32_t>(draw), static_cast<uint32_t>(draw >> 32), 0, 0},
                  {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
-  const uint64_t word = uint64_t{bits[1]} << 32 | bits[0];
-  return static_cast<double>(word >> 11) * 0x1p-53;
+  return uint64_t{bits[1]} << 32 | bits[0];
+}
+
+// Uniform in [0, 1), the same draw's first 53 bits.
+constexpr double UniformDraw(uint64_t seed, uint64_t draw) {
+  return static_cast<double>(UniformBits(seed, draw) >> 11) * 0x1p-53;
 }
 
 }  // namespace quantloom

@@ -19,6 +19,8 @@ absl::Status CheckRange(absl::string_view field, float value, bool in_range,
   return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, " is not ", range));
 }
 
+constexpr float kBanned = -std::numeric_limits<float>::infinity();
+
 // NaN counts as least likely, as in cpu::ArgMax.
 float OrLeast(float logit) {
   return std::isnan(logit) ? -std::numeric_limits<float>::infinity() : logit;
@@ -79,88 +81,41 @@ void Sampler::ApplyPenalties() {
   }
 }
 
+bool Sampler::penalizes_generated() const {
+  return params_.presence_penalty != 0 || params_.frequency_penalty != 0;
+}
+
+TokenChoice Sampler::NextChoice() {
+  TokenChoice choice = {.temperature = params_.temperature,
+                        .top_k = params_.top_k,
+                        .top_p = params_.top_p,
+                        .min_p = params_.min_p};
+  if (params_.temperature != 0) choice.random = UniformBits(params_.seed, draws_++);
+  return choice;
+}
+
 int32_t Sampler::Sample(absl::Span<const float> logits, absl::Span<const int32_t> banned) {
-  const bool penalizes_generated = params_.presence_penalty != 0 || params_.frequency_penalty != 0;
-  if (!params_.logit_bias.empty() || params_.repetition_penalty != 1.0f || penalizes_generated ||
-      !banned.empty()) {
-    adjusted_.assign(logits.begin(), logits.end());
-    ApplyPenalties();
-    for (const int32_t token : banned) {
-      adjusted_[static_cast<size_t>(token)] = -std::numeric_limits<float>::infinity();
-    }
-    logits = adjusted_;
-  }
-  const int32_t token = params_.temperature == 0
-                            ? static_cast<int32_t>(cpu::ArgMax(logits.data(), logits.size()))
-                            : Draw(logits);
-  if (penalizes_generated) ++generated_counts_[token];
+  adjusted_.assign(logits.begin(), logits.end());
+  ApplyPenalties();
+  for (const int32_t token : banned) adjusted_[static_cast<size_t>(token)] = kBanned;
+  const int32_t token = ChooseToken(absl::MakeSpan(adjusted_), NextChoice()).token;
+  if (penalizes_generated()) ++generated_counts_[token];
   if (params_.repetition_penalty != 1.0f) seen_.insert(token);
   return token;
 }
 
-int32_t Sampler::Draw(absl::Span<const float> logits) {
-  const double uniform = UniformDraw(params_.seed, draws_++);
-  const size_t best = cpu::ArgMax(logits.data(), logits.size());
-  const float max = logits[best];
-  if (!std::isfinite(max)) return static_cast<int32_t>(best);
-
-  candidates_.clear();
-  for (size_t i = 0; i < logits.size(); ++i) {
-    // In double: a tiny temperature must give 0 for the largest and -inf for others, never NaN.
-    const double scaled = (static_cast<double>(logits[i]) - max) / params_.temperature;
-    if (std::isnan(scaled)) continue;
-    candidates_.push_back({static_cast<int32_t>(i), static_cast<float>(scaled)});
+std::optional<TokenChoice> Sampler::Choose(absl::Span<const int32_t> banned) {
+  if (params_.repetition_penalty != 1.0f || penalizes_generated() ||
+      params_.logit_bias.size() + banned.size() > kMaxLogitEdits) {
+    return std::nullopt;
   }
-  Truncate();
-  const double total =
-      std::accumulate(candidates_.begin(), candidates_.end(), 0.0,
-                      [](double sum, const Candidate& c) { return sum + c.weight; });
-  double left = uniform * total;
-  for (const Candidate& candidate : candidates_) {
-    left -= candidate.weight;
-    if (left < 0) return candidate.token;
-  }
-  // Rounding ate the last candidate's share.
-  const auto last = std::find_if(candidates_.rbegin(), candidates_.rend(),
-                                 [](const Candidate& c) { return c.weight > 0; });
-  return last->token;
-}
-
-void Sampler::Truncate() {
-  const auto likelier = [](const Candidate& a, const Candidate& b) {
-    return a.weight != b.weight ? a.weight > b.weight : a.token < b.token;
-  };
-  const auto top_k = static_cast<size_t>(params_.top_k);
-  if (top_k > 0 && top_k < candidates_.size()) {
-    const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(top_k);
-    std::nth_element(candidates_.begin(), end - 1, candidates_.end(), likelier);
-    candidates_.erase(end, candidates_.end());
-  }
-  double total = 0;
-  for (Candidate& candidate : candidates_) {
-    candidate.weight = cpu::Exp(candidate.weight);
-    total += candidate.weight;
-  }
-  if (params_.top_p < 1) {
-    // The smallest set of most likely tokens that holds top_p of the mass: taken from a heap one by
-    // one, since it is small next to the vocabulary.
-    const auto less_likely = [&](const Candidate& a, const Candidate& b) { return likelier(b, a); };
-    std::make_heap(candidates_.begin(), candidates_.end(), less_likely);
-    double mass = 0;
-    auto heap_end = candidates_.end();
-    while (heap_end != candidates_.begin() && mass < params_.top_p * total) {
-      std::pop_heap(candidates_.begin(), heap_end, less_likely);
-      mass += (--heap_end)->weight;
-    }
-    candidates_.erase(candidates_.begin(), heap_end);
-  }
-  // The most likely candidate has weight exp(0) = 1.
-  const float least = params_.min_p;
-  if (least > 0) {
-    candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(),
-                                     [&](const Candidate& c) { return c.weight < least; }),
-                      candidates_.end());
-  }
+  std::map<int32_t, float> edits = params_.logit_bias;
+  for (const int32_t token : banned) edits[token] = kBanned;
+  edits_.clear();
+  for (const auto& [token, addend] : edits) edits_.push_back({token, addend});
+  TokenChoice choice = NextChoice();
+  choice.edits = edits_;
+  return choice;
 }
 
 float LogprobOf(absl::Span<const float> logits, int32_t token) {

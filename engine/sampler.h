@@ -1,18 +1,21 @@
-// Choosing the next token from logits.
+// Choosing a sequence's next token from logits.
 //
 // Order of operations: logit bias, repetition / presence / frequency penalties over the sequence's
-// prompt and generated tokens (repetition) or generated tokens (presence, frequency), temperature,
-// top-k, top-p, min-p, draw. Tokens may be banned from a draw, whatever their bias. temperature 0
-// is greedy: argmax of the penalized logits, the lowest id among equals.
+// prompt and generated tokens (repetition) or generated tokens (presence, frequency), and then what
+// needs no history (engine/token_choice.h): temperature, top-k, top-p, min-p, draw. Tokens may be
+// banned from a draw, whatever their bias. temperature 0 is greedy: argmax of the penalized logits,
+// the lowest id among equals.
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <set>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "engine/token_choice.h"
 
 namespace quantloom {
 
@@ -48,21 +51,23 @@ class Sampler {
   // is never picked unless all are.
   int32_t Sample(absl::Span<const float> logits, absl::Span<const int32_t> banned = {});
 
+  // The same pick as something to be done where the logits are; takes the draw that Sample would
+  // have taken. nullopt, and no draw taken, where the host has to see the logits: they are
+  // penalized for what was generated before, or too many are edited. Valid until the next call.
+  std::optional<TokenChoice> Choose(absl::Span<const int32_t> banned = {});
+
  private:
-  struct Candidate {
-    int32_t token;
-    float weight;  // first the scaled logit less the largest one, then exp of it
-  };
+  bool penalizes_generated() const;
   void ApplyPenalties();  // to adjusted_
-  void Truncate();        // candidates_: top-k, top-p, min-p
-  int32_t Draw(absl::Span<const float> logits);
+  // With the next draw; no edits.
+  TokenChoice NextChoice();
 
   SamplingParams params_;
   uint64_t draws_ = 0;      // counter-based random numbers: draw k of seed s
   std::set<int32_t> seen_;  // prompt and generated tokens
   std::map<int32_t, uint32_t> generated_counts_;
   std::vector<float> adjusted_;  // logits after bias and penalties
-  std::vector<Candidate> candidates_;
+  std::vector<LogitEdit> edits_;
 };
 
 // log softmax(logits)[token], nats.

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <numeric>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -272,6 +274,46 @@ TEST(Sampler, NeverPicksWhatIsBannedWhateverItsBias) {
     EXPECT_TRUE(token == 0 || token == 2) << token;
   }
   EXPECT_EQ(drawing.Sample(logits), 1) << "a ban holds for one draw";
+}
+
+TEST(Sampler, AChoiceForTheDeviceIsWhatSampleWouldTake) {
+  SamplingParams params;
+  params.temperature = 1.2f;
+  params.top_k = 100;
+  params.top_p = 0.95f;
+  params.seed = 4;
+  params.logit_bias = {{3, 2.0f}, {8, -5.0f}};
+  Sampler here(params, {});
+  Sampler there(params, {});
+  for (int i = 0; i < 50; ++i) {
+    const std::vector<float> logits = RandomLogits(300, i);
+    const std::vector<int32_t> banned =
+        i % 2 == 0 ? std::vector<int32_t>{3, 9, 9, 200} : std::vector<int32_t>();
+    const int32_t expected = here.Sample(logits, banned);
+    std::vector<float> row = logits;
+    const std::optional<TokenChoice> choice = there.Choose(banned);
+    ASSERT_TRUE(choice.has_value());
+    EXPECT_EQ(ChooseToken(absl::MakeSpan(row), *choice).token, expected) << i;
+  }
+}
+
+TEST(Sampler, ChoicesForTheDeviceAreNotForWhatDependsOnTheTextOrEditsManyLogits) {
+  const std::vector<float> logits = RandomLogits(1000, 1);
+  std::vector<int32_t> many(kMaxLogitEdits + 1);
+  std::iota(many.begin(), many.end(), 0);
+  SamplingParams plain;
+  plain.temperature = 1;
+  Sampler sampler(plain, {});
+  EXPECT_FALSE(sampler.Choose(many).has_value());
+  EXPECT_EQ(sampler.Sample(logits), Sampler(plain, {}).Sample(logits)) << "a draw was taken";
+  for (void (*const penalize)(SamplingParams&) :
+       {+[](SamplingParams& p) { p.repetition_penalty = 1.1f; },
+        +[](SamplingParams& p) { p.presence_penalty = 0.1f; },
+        +[](SamplingParams& p) { p.frequency_penalty = 0.1f; }}) {
+    SamplingParams params = plain;
+    penalize(params);
+    EXPECT_FALSE(Sampler(params, {}).Choose().has_value());
+  }
 }
 
 }  // namespace
