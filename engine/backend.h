@@ -27,6 +27,7 @@
 #include "core/codec/codec.h"
 #include "core/codec/trellis_search.h"
 #include "engine/ragged_batch.h"
+#include "engine/token_choice.h"
 
 namespace quantloom {
 
@@ -67,6 +68,8 @@ class DeviceBatch {
   // brings their number to one of few. Padding belongs to no sequence and means nothing.
   virtual size_t rows() const = 0;
   virtual size_t selected_rows() const = 0;
+  // Whether tokens are to be chosen after some of the selected rows.
+  virtual bool chooses() const = 0;
 };
 
 // Element type of cached keys and values.
@@ -155,22 +158,37 @@ class Backend {
   // the operators that were called before. Empty when the backend has failed.
   virtual absl::Span<const float> Read(const DeviceBuffer& buffer, size_t rows) = 0;
 
-  // Makes `to` stand for `batch`, of at most its max_rows, no rows selected. `batch` and what it
-  // views must stay as they are while operators use `to`.
+  // Makes `to` stand for `batch`, of at most its max_rows, no rows selected and no tokens to be
+  // chosen. `batch` and what it views must stay as they are until the last operator has been
+  // called.
   virtual void SetBatch(const RaggedBatch& batch, DeviceBatch& to) = 0;
   // Selects rows of the batch, at most its max_selected, in this order.
   virtual void Select(absl::Span<const uint32_t> rows, DeviceBatch& batch) = 0;
+  // Says how the tokens after the last choices.size() of the selected rows are chosen; after those
+  // before, none is. Choices have at most kMaxLogitEdits edits each, which must stay as they are
+  // until the last operator has been called.
+  virtual void SetChoices(absl::Span<const TokenChoice> choices, DeviceBatch& batch) = 0;
 
   // Runs `operators`, which call operators of this backend on `batch` and read nothing. What they
-  // call may depend on batch.rows() and batch.selected_rows() alone: where both have been the same
-  // before, a device may repeat what it recorded then, with the batch as it is now.
+  // call may depend on batch.rows(), batch.selected_rows() and batch.chooses() alone: where these
+  // have been the same before, a device may repeat what it recorded then, with the batch as it is
+  // now. A device may return before the step has run.
   virtual void RunStep(DeviceBatch& batch, absl::FunctionRef<void()> operators) = 0;
-  // How long the device worked on the batch's last step. Waits for its end.
+  // Whether the host may start a step, from SetBatch on, before it has finished the one before: at
+  // most one more. Steps run one after the other, in any case. Where not, FinishStep must follow
+  // RunStep.
+  virtual bool runs_ahead() const = 0;
+  // Waits for the oldest step that was not finished, and returns the tokens that it chose, by
+  // selected row; unspecified for rows without a choice. Valid until the step after the next is
+  // started. Empty when the backend has failed.
+  virtual absl::Span<const ChosenToken> FinishStep(DeviceBatch& batch) = 0;
+  // How long the device worked on the batch's step that was last finished.
   virtual absl::Duration StepTime(const DeviceBatch& batch) = 0;
 
   // --- Operators; n = batch rows ----------------------------------------------------------------
 
-  // out[t] = table[tokens[t]].  out [n, table.cols]. Precondition: table.decodes_rows().
+  // out[t] = table[tokens[t]].  out [n, table.cols]. Precondition: table.decodes_rows(). Tokens may
+  // be ChosenInRow of the batch's step before.
   virtual void Embed(const DeviceMatrix& table, const DeviceBatch& batch, DeviceBuffer& out) = 0;
   // out[t] = RMSNorm(x[t]) * weight, t < n.
   virtual void Norm(const DeviceBuffer& x, size_t n, const DeviceVector& weight, float eps,
@@ -198,6 +216,10 @@ class Backend {
   // 0 .. position(t) of each row's sequence, the batch's own included.
   virtual void Attend(DeviceBatch& batch, const AttentionParameters& attention, uint32_t layer,
                       const DeviceBuffer& qkv, const KvStorage& kv, DeviceBuffer& out) = 0;
+  // Chooses tokens (engine/token_choice.h) from `logits` [selected rows, vocabulary] as the batch's
+  // choices say, for FinishStep and for Embed in the batch's next step. Rows that a token is chosen
+  // from are edited.
+  virtual void ChooseTokens(DeviceBuffer& logits, DeviceBatch& batch) = 0;
 };
 
 }  // namespace quantloom

@@ -80,13 +80,21 @@ class CpuBatch final : public DeviceBatch {
  public:
   size_t rows() const override { return batch_ == nullptr ? 0 : batch_->size(); }
   size_t selected_rows() const override { return selected_.size(); }
+  bool chooses() const override { return !choices_.empty(); }
 
   void Set(const RaggedBatch& batch) {
     batch_ = &batch;
     selected_ = {};
+    choices_ = {};
   }
   void Select(absl::Span<const uint32_t> rows) { selected_ = rows; }
+  void SetChoices(absl::Span<const TokenChoice> choices) { choices_ = choices; }
   const RaggedBatch& ragged() const { return *batch_; }
+  // Of the last selected rows.
+  absl::Span<const TokenChoice> choices() const { return choices_; }
+  // By selected row; those of the last step until this one chooses.
+  std::vector<ChosenToken>& chosen() { return chosen_; }
+  const std::vector<ChosenToken>& chosen() const { return chosen_; }
   absl::Span<const uint32_t> selected() const { return selected_; }
   absl::Duration step_time() const { return step_time_; }
   void set_step_time(absl::Duration time) { step_time_ = time; }
@@ -95,6 +103,8 @@ class CpuBatch final : public DeviceBatch {
   absl::Duration step_time_;
   const RaggedBatch* batch_ = nullptr;
   absl::Span<const uint32_t> selected_;
+  absl::Span<const TokenChoice> choices_;
+  std::vector<ChosenToken> chosen_;
 };
 
 class CpuKvStorage final : public KvStorage {
@@ -234,10 +244,18 @@ class CpuBackend final : public Backend {
   void Select(absl::Span<const uint32_t> rows, DeviceBatch& batch) override {
     static_cast<CpuBatch&>(batch).Select(rows);
   }
+  void SetChoices(absl::Span<const TokenChoice> choices, DeviceBatch& batch) override {
+    static_cast<CpuBatch&>(batch).SetChoices(choices);
+  }
   void RunStep(DeviceBatch& batch, absl::FunctionRef<void()> operators) override {
     const absl::Time begin = absl::Now();
     operators();
     static_cast<CpuBatch&>(batch).set_step_time(absl::Now() - begin);
+  }
+  // The step has run when RunStep returns.
+  bool runs_ahead() const override { return false; }
+  absl::Span<const ChosenToken> FinishStep(DeviceBatch& batch) override {
+    return Cpu(batch).chosen();
   }
   absl::Duration StepTime(const DeviceBatch& batch) override { return Cpu(batch).step_time(); }
 
@@ -258,6 +276,7 @@ class CpuBackend final : public Backend {
                       KvStorage& kv) override;
   void Attend(DeviceBatch& batch, const AttentionParameters& attention, uint32_t layer,
               const DeviceBuffer& qkv, const KvStorage& kv, DeviceBuffer& out) override;
+  void ChooseTokens(DeviceBuffer& logits, DeviceBatch& batch) override;
 
  private:
   // Makes x's first n rows readable for products: for each transform of inputs among `weights` one
@@ -295,8 +314,11 @@ void CpuBackend::Embed(const DeviceMatrix& table, const DeviceBatch& batch, Devi
   const absl::Span<const int32_t> tokens = Ragged(batch).tokens();
   CpuBuffer& rows = Cpu(out);
   team_.ParallelFor(tokens.size(), kTokenGrain, [&](size_t begin, size_t end, int) {
-    for (size_t t = begin; t < end; ++t)
-      Op(table).DecodeRow(static_cast<uint64_t>(tokens[t]), rows.row(t));
+    for (size_t t = begin; t < end; ++t) {
+      const int32_t token =
+          IsChosenInRow(tokens[t]) ? Cpu(batch).chosen()[RowOfChosen(tokens[t])].token : tokens[t];
+      Op(table).DecodeRow(static_cast<uint64_t>(token), rows.row(t));
+    }
   });
 }
 
@@ -513,6 +535,19 @@ void CpuBackend::Attend(DeviceBatch& device_batch, const AttentionParameters& at
       size_t{*std::max_element(batch.positions().begin(), batch.positions().end())} + 1;
   const size_t grain = std::max<size_t>(1, kAttentionGrainWork / (longest * group * dim * 2));
   team_.ParallelFor(runs.size() * attention.kv_heads, grain, attend);
+}
+
+void CpuBackend::ChooseTokens(DeviceBuffer& logits, DeviceBatch& device_batch) {
+  auto& batch = static_cast<CpuBatch&>(device_batch);
+  const absl::Span<const TokenChoice> choices = batch.choices();
+  const size_t first = batch.selected_rows() - choices.size();
+  batch.chosen().resize(batch.selected_rows());
+  team_.ParallelFor(choices.size(), /*grain=*/1, [&](size_t begin, size_t end, int) {
+    for (size_t i = begin; i < end; ++i) {
+      const size_t row = first + i;
+      batch.chosen()[row] = ChooseToken({Cpu(logits).row(row), logits.cols()}, choices[i]);
+    }
+  });
 }
 
 }  // namespace

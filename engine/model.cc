@@ -79,21 +79,35 @@ void Model::RunHead(Workspace& w) const {
   backend().NormSelected(*w.layers.hidden, *w.layers.batch, *final_norm_,
                          static_cast<float>(config().rms_norm_eps), *w.head_input);
   backend().Linear({&head()}, {}, rows, *w.head_input, *w.logits);
+  if (w.layers.batch->chooses()) backend().ChooseTokens(*w.logits, *w.layers.batch);
+}
+
+void Model::StartStep(const RaggedBatch& batch, absl::Span<const uint32_t> logit_rows,
+                      absl::Span<const TokenChoice> choices, KvStorage& kv,
+                      Workspace& workspace) const {
+  stages_.Begin(batch, workspace.layers);
+  backend().Select(logit_rows, *workspace.layers.batch);
+  backend().SetChoices(choices, *workspace.layers.batch);
+  backend().RunStep(*workspace.layers.batch, [&] {
+    RunLayers(kv, workspace);
+    RunHead(workspace);
+  });
+}
+
+absl::StatusOr<Model::StepResult> Model::FinishStep(size_t logits, Workspace& workspace) const {
+  StepResult result;
+  if (logits > 0) result.logits = backend().Read(*workspace.logits, logits);
+  result.chosen = backend().FinishStep(*workspace.layers.batch);
+  QL_RETURN_IF_ERROR(backend().status());
+  return result;
 }
 
 absl::StatusOr<absl::Span<const float>> Model::Step(const RaggedBatch& batch,
                                                     absl::Span<const uint32_t> logit_rows,
                                                     KvStorage& kv, Workspace& workspace) const {
-  stages_.Begin(batch, workspace.layers);
-  backend().Select(logit_rows, *workspace.layers.batch);
-  backend().RunStep(*workspace.layers.batch, [&] {
-    RunLayers(kv, workspace);
-    RunHead(workspace);
-  });
-  absl::Span<const float> logits;
-  if (!logit_rows.empty()) logits = backend().Read(*workspace.logits, logit_rows.size());
-  QL_RETURN_IF_ERROR(backend().status());
-  return logits;
+  StartStep(batch, logit_rows, {}, kv, workspace);
+  QL_ASSIGN_OR_RETURN(const StepResult result, FinishStep(logit_rows.size(), workspace));
+  return result.logits;
 }
 
 absl::Duration Model::StepTime(const Workspace& workspace) const {

@@ -46,14 +46,27 @@ class Model {
   // Bytes of its buffers.
   static uint64_t WorkspaceBytes(const ModelConfig& config, size_t max_rows, size_t max_logit_rows);
 
-  // Runs the decoder layers over the batch (1 .. max_rows rows): stores the rows' keys and values
-  // in `kv` and leaves their final hidden states in the workspace. Returns the logits of
-  // `logit_rows` of the batch (at most max_logit_rows), [rows, vocab], valid until the workspace is
-  // next used. A workspace serves one `kv`. Errors: the backend's status, which stays.
+  // Starts a step: runs the decoder layers over the batch (1 .. max_rows rows), stores the rows'
+  // keys and values in `kv`, computes the logits of `logit_rows` of the batch (at most
+  // max_logit_rows), and from the last choices.size() of these chooses tokens. A workspace serves
+  // one `kv`. Where the backend runs_ahead(), one more step may be started before this one is
+  // finished, unless logits of this one are wanted.
+  void StartStep(const RaggedBatch& batch, absl::Span<const uint32_t> logit_rows,
+                 absl::Span<const TokenChoice> choices, KvStorage& kv, Workspace& workspace) const;
+  // What came of a step: the first logit rows' logits, as many as were asked for, [rows, vocab],
+  // and the tokens chosen, by logit row. Valid until the next StartStep, the tokens until the one
+  // after it.
+  struct StepResult {
+    absl::Span<const float> logits;
+    absl::Span<const ChosenToken> chosen;
+  };
+  // Waits for the oldest step that was started. Errors: the backend's status, which stays.
+  absl::StatusOr<StepResult> FinishStep(size_t logits, Workspace& workspace) const;
+  // Both, for logits alone.
   absl::StatusOr<absl::Span<const float>> Step(const RaggedBatch& batch,
                                                absl::Span<const uint32_t> logit_rows, KvStorage& kv,
                                                Workspace& workspace) const;
-  // How long the device worked on the workspace's last Step.
+  // How long the device worked on the workspace's step that was last finished.
   absl::Duration StepTime(const Workspace& workspace) const;
   // The same in two: the layers, then, as often as wanted, logits of some rows of the last
   // Forward's batch, which must still be there.

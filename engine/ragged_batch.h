@@ -1,4 +1,7 @@
 // Tokens of several sequences, concatenated: any mix of prefill chunks and single decode tokens.
+//
+// A token may be one that the step before chooses (Backend::ChooseTokens), and that the host need
+// not know yet: ChosenInRow(i), a negative number, is the one of that step's i-th selected row.
 #pragma once
 
 #include <cstddef>
@@ -8,6 +11,11 @@
 #include "absl/types/span.h"
 
 namespace quantloom {
+
+constexpr int32_t ChosenInRow(size_t selected_row) { return ~static_cast<int32_t>(selected_row); }
+constexpr bool IsChosenInRow(int32_t token) { return token < 0; }
+// The selected row of such a token.
+constexpr size_t RowOfChosen(int32_t token) { return static_cast<size_t>(~token); }
 
 // Sequence s contributes a run of consecutive positions; its keys and values live in the cache
 // blocks that its block table names: position p in block_tables[s][p / block_tokens], slot

@@ -106,6 +106,13 @@ class CudaBackend final : public Backend {
   void RunStep(DeviceBatch& batch, absl::FunctionRef<void()> operators) override {
     Cuda(batch).RunStep(operators);
   }
+  void SetChoices(absl::Span<const TokenChoice> choices, DeviceBatch& batch) override {
+    Cuda(batch).SetChoices(choices);
+  }
+  bool runs_ahead() const override { return true; }
+  absl::Span<const ChosenToken> FinishStep(DeviceBatch& batch) override {
+    return Cuda(batch).FinishStep();
+  }
   absl::Duration StepTime(const DeviceBatch& batch) override { return Cuda(batch).StepTime(); }
 
   void Embed(const DeviceMatrix& table, const DeviceBatch& batch, DeviceBuffer& out) override;
@@ -129,6 +136,7 @@ class CudaBackend final : public Backend {
                       KvStorage& kv) override;
   void Attend(DeviceBatch& batch, const AttentionParameters& attention, uint32_t layer,
               const DeviceBuffer& qkv, const KvStorage& kv, DeviceBuffer& out) override;
+  void ChooseTokens(DeviceBuffer& logits, DeviceBatch& batch) override;
 
  private:
   const cuda::KernelTable& kernels() const { return context_->kernels(); }
@@ -144,8 +152,8 @@ class CudaBackend final : public Backend {
   // The products of `weights` with one x, y[m] rows of `stride` elements; outputs restored.
   void Multiply(absl::Span<const DeviceMatrix* const> weights, size_t n, DeviceBuffer& x, float* y,
                 uint32_t stride);
-  // The host's copy of a buffer. Of nothing on failure.
-  CudaBuffer::Host& Host(const CudaBuffer& buffer);
+  // Has memory for the whole buffer afterwards, except on failure.
+  void Allocate(const CudaBuffer& buffer, CudaBuffer::Host& host);
 
   std::unique_ptr<CudaContext> context_;
   CudaTransforms transforms_;
@@ -216,19 +224,17 @@ void CudaBackend::CopyKvBlock(int32_t from, int32_t to, KvStorage& kv) {
                                                   kv.shape().block_bytes(), stream()));
 }
 
-CudaBuffer::Host& CudaBackend::Host(const CudaBuffer& buffer) {
-  CudaBuffer::Host& host = buffer.host();
-  if (host.memory.empty()) {
-    host.memory = context_->OrNote(
-        context_->AllocatePinned(buffer.max_rows() * buffer.cols() * sizeof(float)));
-    host.copied = context_->OrNote(context_->CreateEvent());
-  }
-  return host;
+void CudaBackend::Allocate(const CudaBuffer& buffer, CudaBuffer::Host& host) {
+  if (!host.memory.empty()) return;
+  host.memory =
+      context_->OrNote(context_->AllocatePinned(buffer.max_rows() * buffer.cols() * sizeof(float)));
+  host.copied = context_->OrNote(context_->CreateEvent());
 }
 
 void CudaBackend::Write(absl::Span<const float> values, DeviceBuffer& buffer) {
   if (!ok() || values.empty()) return;
-  const CudaBuffer::Host& host = Host(Cuda(buffer));
+  CudaBuffer::Host& host = Cuda(buffer).next_source();
+  Allocate(Cuda(buffer), host);
   if (ok()) context_->Note(context_->runtime().Wait(host.copied.get()));
   if (!ok()) return;
   std::copy(values.begin(), values.end(), host.memory.as<float>());
@@ -240,7 +246,8 @@ void CudaBackend::Write(absl::Span<const float> values, DeviceBuffer& buffer) {
 absl::Span<const float> CudaBackend::Read(const DeviceBuffer& buffer, size_t rows) {
   const size_t count = rows * buffer.cols();
   if (!ok()) return {};
-  float* const host = Host(Cuda(buffer)).memory.as<float>();
+  Allocate(Cuda(buffer), Cuda(buffer).host());
+  auto* const host = Cuda(buffer).host().memory.as<float>();
   if (ok() && count > 0) {
     context_->Note(
         context_->runtime().CopyToHost(host, Cuda(buffer).data(), count * sizeof(float), stream()));
@@ -256,9 +263,10 @@ void CudaBackend::Embed(const DeviceMatrix& table, const DeviceBatch& batch, Dev
   if (!ok()) return;
   const CudaMatrix& matrix = Cuda(table);
   const CudaBuffer& rows = Cuda(out);
-  context_->Note(kernels().embed_rows(
-      matrix.view(), Cuda(batch).view().tokens, static_cast<uint32_t>(batch.rows()),
-      static_cast<uint32_t>(table.cols()), rows.data(), rows.stride(), stream()));
+  context_->Note(kernels().embed_rows(matrix.view(), Cuda(batch).view().tokens,
+                                      Cuda(batch).chosen(), static_cast<uint32_t>(batch.rows()),
+                                      static_cast<uint32_t>(table.cols()), rows.data(),
+                                      rows.stride(), stream()));
   if (matrix.row() == nullptr) return;
   Transform(*matrix.row(), rows.data(), rows.stride(), batch.rows(), rows.data(), rows.stride());
 }
@@ -400,6 +408,14 @@ void CudaBackend::Attend(DeviceBatch& device_batch, const AttentionParameters& a
   if (!ok()) return;
   context_->Note(kernels().attend(batch.view(), static_cast<const CudaKvStorage&>(kv).layer(layer),
                                   arguments, stream()));
+}
+
+void CudaBackend::ChooseTokens(DeviceBuffer& logits, DeviceBatch& device_batch) {
+  if (!ok()) return;
+  const CudaBatch& batch = Cuda(device_batch);
+  context_->Note(kernels().sample_tokens(
+      Cuda(logits).data(), static_cast<uint32_t>(batch.selected_rows()), Cuda(logits).stride(),
+      batch.parameters(), batch.edits(), batch.chosen(), stream()));
 }
 
 }  // namespace

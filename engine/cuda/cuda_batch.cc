@@ -33,11 +33,23 @@ CudaBatch::CudaBatch(CudaContext& context, size_t max_rows, size_t max_selected)
   layout_.tables = layout_.positions + max_rows;
   layout_.tiles = layout_.tables + max_rows;
   layout_.blocks = layout_.tiles + 2 * max_rows;
-  for (CudaEvent* event :
-       {&batch_copied_, &selection_copied_, &tiles_copied_, &step_begun_, &step_ended_}) {
-    *event = context_.OrNote(context_.CreateEvent());
+  for (Slot& slot : slots_) {
+    for (CudaEvent* event : {&slot.batch_copied, &slot.selection_copied, &slot.choices_copied,
+                             &slot.tiles_copied, &slot.begun, &slot.ended, &slot.chosen_copied}) {
+      *event = context_.OrNote(context_.CreateEvent());
+    }
   }
   Reserve(kFirstBlockCapacity);
+  if (max_selected == 0) return;
+  const uint64_t choice_bytes =
+      max_selected * (sizeof(cuda::SampleParameters) + kMaxLogitEdits * sizeof(cuda::SampleEdit));
+  const uint64_t chosen_bytes = max_selected * sizeof(cuda::SampledToken);
+  choices_ = context_.OrNote(context_.Allocate(choice_bytes));
+  chosen_ = context_.OrNote(context_.Allocate(chosen_bytes));
+  for (Slot& slot : slots_) {
+    slot.choices = context_.OrNote(context_.AllocatePinned(choice_bytes));
+    slot.chosen = context_.OrNote(context_.AllocatePinned(chosen_bytes));
+  }
 }
 
 CudaBatch::~CudaBatch() { ForgetRecordings(); }
@@ -52,7 +64,7 @@ void CudaBatch::Reserve(size_t blocks) {
   ForgetRecordings();  // they know the memory that is left behind
   const size_t capacity = std::bit_ceil(std::max(blocks, kFirstBlockCapacity));
   const uint64_t bytes = (layout_.blocks + capacity) * sizeof(uint32_t);
-  host_ = context_.OrNote(context_.AllocatePinned(bytes));
+  for (Slot& slot : slots_) slot.words = context_.OrNote(context_.AllocatePinned(bytes));
   device_ = context_.OrNote(context_.Allocate(bytes));
   if (context_.ok()) block_capacity_ = capacity;
 }
@@ -65,18 +77,22 @@ void CudaBatch::Record(const CudaEvent& copied) {
   if (context_.ok()) context_.Note(context_.runtime().Record(copied.get(), context_.stream()));
 }
 
+void CudaBatch::CopyToDevice(void* to, const void* from, size_t bytes) {
+  if (!context_.ok() || bytes == 0) return;
+  context_.Note(context_.runtime().CopyToDevice(to, from, bytes, context_.stream()));
+}
+
 void CudaBatch::Copy(size_t begin, size_t end) {
-  if (!context_.ok()) return;
-  context_.Note(
-      context_.runtime().CopyToDevice(device_.as<uint32_t>() + begin, host_.as<uint32_t>() + begin,
-                                      (end - begin) * sizeof(uint32_t), context_.stream()));
+  CopyToDevice(device_.as<uint32_t>() + begin, slot().words.as<uint32_t>() + begin,
+               (end - begin) * sizeof(uint32_t));
 }
 
 void CudaBatch::Set(const RaggedBatch& batch) {
   const size_t n = batch.size();
   ragged_ = &batch;
   rows_ = n <= kRecordedRows ? PaddedRows(n, max_rows_) : n;
-  selected_rows_ = 0;
+  selected_rows_ = asked_rows_ = 0;
+  chooses_ = false;
   tile_count_ = 0;
 
   // Block tables of the sequences, as far as their last row reads; rows of one follow each other.
@@ -98,9 +114,9 @@ void CudaBatch::Set(const RaggedBatch& batch) {
   partitions_ = is_recorded() && rows_ * partitions <= kMaxPartials ? partitions : 0;
 
   Reserve(blocks.size());
-  Wait(batch_copied_);
+  Wait(slot().batch_copied);
   if (!context_.ok()) return;
-  auto* const words = host_.as<uint32_t>();
+  auto* const words = slot().words.as<uint32_t>();
   std::fill_n(words + layout_.tokens, rows_, 0);
   std::copy(batch.tokens().begin(), batch.tokens().end(), words + layout_.tokens);
   std::fill_n(words + layout_.positions, rows_, static_cast<uint32_t>(kPaddingPosition));
@@ -109,18 +125,47 @@ void CudaBatch::Set(const RaggedBatch& batch) {
   std::copy(blocks.begin(), blocks.end(), words + layout_.blocks);
   Copy(layout_.tokens, layout_.tables + rows_);
   Copy(layout_.blocks, layout_.blocks + blocks.size());
-  Record(batch_copied_);
+  Record(slot().batch_copied);
 }
 
 void CudaBatch::Select(absl::Span<const uint32_t> rows) {
+  asked_rows_ = rows.size();
   selected_rows_ = rows.empty() ? 0 : PaddedRows(rows.size(), max_selected_);
-  Wait(selection_copied_);
+  Wait(slot().selection_copied);
   if (!context_.ok() || rows.empty()) return;
-  auto* const words = host_.as<uint32_t>();
+  auto* const words = slot().words.as<uint32_t>();
   std::fill_n(words, selected_rows_, 0);
   std::copy(rows.begin(), rows.end(), words);
   Copy(0, selected_rows_);
-  Record(selection_copied_);
+  Record(slot().selection_copied);
+}
+
+void CudaBatch::SetChoices(absl::Span<const TokenChoice> choices) {
+  chooses_ = !choices.empty();
+  if (!chooses_) return;
+  Wait(slot().choices_copied);
+  if (!context_.ok()) return;
+  auto* const parameters = slot().choices.as<cuda::SampleParameters>();
+  cuda::SampleEdit* const edits = EditsOf(slot().choices);
+  std::fill_n(parameters, selected_rows_, cuda::SampleParameters{.temperature = -1});
+  uint32_t edit = 0;
+  for (size_t i = 0; i < choices.size(); ++i) {
+    const TokenChoice& choice = choices[i];
+    parameters[asked_rows_ - choices.size() + i] = {
+        .random = choice.random,
+        .top_p = TopPShare(choice.top_p),
+        .temperature = choice.temperature,
+        .min_p = choice.min_p,
+        .top_k = static_cast<uint32_t>(choice.top_k),
+        .first_edit = edit,
+        .edits = static_cast<uint32_t>(choice.edits.size())};
+    for (const LogitEdit& of_choice : choice.edits) {
+      edits[edit++] = {of_choice.token, of_choice.addend};
+    }
+  }
+  CopyToDevice(choices_.as<void>(), parameters, selected_rows_ * sizeof(*parameters));
+  CopyToDevice(EditsOf(choices_), edits, edit * sizeof(*edits));
+  Record(slot().choices_copied);
 }
 
 cuda::BatchView CudaBatch::view() const {
@@ -144,10 +189,10 @@ absl::Span<const cuda::AttentionTile> CudaBatch::Tiles(uint32_t group) {
   if (is_recorded()) return {};
   static_assert(sizeof(cuda::AttentionTile) == 2 * sizeof(uint32_t));
   if (tile_count_ == 0) {
-    Wait(tiles_copied_);
+    Wait(slot().tiles_copied);
     if (!context_.ok()) return {};
     auto* const tiles =
-        reinterpret_cast<cuda::AttentionTile*>(host_.as<uint32_t>() + layout_.tiles);
+        reinterpret_cast<cuda::AttentionTile*>(slot().words.as<uint32_t>() + layout_.tiles);
     for (size_t row = 0; row < rows_; ++row) {
       const bool joins = row > 0 && ragged_->sequence(row) == ragged_->sequence(row - 1) &&
                          tiles[tile_count_ - 1].rows < cuda::AttentionTileRows(group);
@@ -158,33 +203,52 @@ absl::Span<const cuda::AttentionTile> CudaBatch::Tiles(uint32_t group) {
       }
     }
     Copy(layout_.tiles, layout_.tiles + 2 * tile_count_);
-    Record(tiles_copied_);
+    Record(slot().tiles_copied);
   }
   return {reinterpret_cast<const cuda::AttentionTile*>(device_.as<uint32_t>() + layout_.tiles),
           tile_count_};
 }
 
 void CudaBatch::RunStep(absl::FunctionRef<void()> operators) {
-  if (!context_.ok()) return;
   context_.runtime().BeginRange(absl::StrCat("step of ", rows_, " rows").c_str());
-  Record(step_begun_);
+  Record(slot().begun);
   LaunchStep(operators);
-  Record(step_ended_);
+  Record(slot().ended);
+  slot().chosen_rows = chooses_ ? asked_rows_ : 0;
+  if (chooses_ && context_.ok()) {
+    context_.Note(context_.runtime().CopyToHost(slot().chosen.as<void>(), chosen_.as<void>(),
+                                                asked_rows_ * sizeof(cuda::SampledToken),
+                                                context_.stream()));
+    Record(slot().chosen_copied);
+  }
   context_.runtime().EndRange();
+  ++started_;
+}
+
+absl::Span<const ChosenToken> CudaBatch::FinishStep() {
+  Slot& slot = slots_[finished_++ % kUnfinishedSteps];
+  Wait(slot.chosen_rows > 0 ? slot.chosen_copied : slot.ended);
+  slot.finished.clear();
+  if (!context_.ok()) return {};
+  const auto* const chosen = slot.chosen.as<cuda::SampledToken>();
+  for (size_t i = 0; i < slot.chosen_rows; ++i) {
+    slot.finished.push_back({chosen[i].token, chosen[i].logit});
+  }
+  return slot.finished;
 }
 
 absl::Duration CudaBatch::StepTime() const {
-  Wait(step_ended_);
-  if (!context_.ok()) return absl::ZeroDuration();
+  if (finished_ == 0 || !context_.ok()) return absl::ZeroDuration();
+  const Slot& slot = slots_[(finished_ - 1) % kUnfinishedSteps];
   return absl::Milliseconds(
-      context_.OrNote(context_.runtime().Milliseconds(step_begun_.get(), step_ended_.get())));
+      context_.OrNote(context_.runtime().Milliseconds(slot.begun.get(), slot.ended.get())));
 }
 
 void CudaBatch::LaunchStep(absl::FunctionRef<void()> operators) {
   if (!context_.ok()) return;
   if (!is_recorded()) return operators();
   if (recordings_.size() >= kMaxRecordings) ForgetRecordings();
-  Recording& recording = recordings_[{rows_, selected_rows_, partitions_}];
+  Recording& recording = recordings_[{rows_, selected_rows_, partitions_, chooses_}];
   if (!recording.ran) {
     recording.ran = true;
     return operators();

@@ -1,6 +1,7 @@
 // Activations in device memory, and the forms of them that products read.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -37,7 +38,11 @@ class CudaBuffer final : public DeviceBuffer {
     CudaMemory memory;
     CudaEvent copied;
   };
+  // What the buffer is read into.
   Host& host() const { return host_; }
+  // What it is written from: by turns, so that who writes for a step need not wait for the one
+  // before.
+  Host& next_source() { return sources_[++turn_ % sources_.size()]; }
 
  private:
   size_t max_rows_;
@@ -45,6 +50,8 @@ class CudaBuffer final : public DeviceBuffer {
   CudaMemory memory_;
   std::deque<PreparedForm> forms_;
   mutable Host host_;
+  std::array<Host, kUnfinishedSteps> sources_;
+  size_t turn_ = 0;
 };
 
 }  // namespace quantloom

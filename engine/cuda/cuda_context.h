@@ -18,6 +18,9 @@
 
 namespace quantloom {
 
+// Steps that the host may have started and not finished (Backend::runs_ahead).
+constexpr size_t kUnfinishedSteps = 2;
+
 // Memory of a device, or host memory that its copies read and write directly (pinned).
 class CudaMemory {
  public:

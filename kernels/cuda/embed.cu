@@ -43,8 +43,10 @@ __device__ __forceinline__ void LoadFour(const HalfMatrixView& w, uint32_t row, 
 // A block a token, four columns a thread in turn.
 template <typename View>
 __global__ void __launch_bounds__(kThreads)
-    LookUpRows(View table, const int32_t* tokens, uint32_t cols, float* out, uint32_t stride) {
-  const auto row = static_cast<uint32_t>(tokens[blockIdx.x]);
+    LookUpRows(View table, const int32_t* tokens, const SampledToken* chosen, uint32_t cols,
+               float* out, uint32_t stride) {
+  const int32_t token = tokens[blockIdx.x];
+  const auto row = static_cast<uint32_t>(token < 0 ? chosen[~token].token : token);
   float* const to = out + static_cast<size_t>(blockIdx.x) * stride;
   for (uint32_t column = 4 * threadIdx.x; column < cols; column += 4 * kThreads) {
     float values[4];
@@ -58,15 +60,15 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-const char* EmbedRows(const MatrixView& table, const int32_t* tokens, uint32_t count, uint32_t cols,
-                      float* out, uint32_t stride, Stream stream) {
+const char* EmbedRows(const MatrixView& table, const int32_t* tokens, const SampledToken* chosen,
+                      uint32_t count, uint32_t cols, float* out, uint32_t stride, Stream stream) {
   if (const auto* bytes = std::get_if<ByteMatrixView>(&table)) {
     return LaunchKernel(count, kThreads, 0, stream, LookUpRows<ByteMatrixView>, *bytes, tokens,
-                        cols, out, stride);
+                        chosen, cols, out, stride);
   }
   if (const auto* halves = std::get_if<HalfMatrixView>(&table)) {
     return LaunchKernel(count, kThreads, 0, stream, LookUpRows<HalfMatrixView>, *halves, tokens,
-                        cols, out, stride);
+                        chosen, cols, out, stride);
   }
   return "EmbedRows: the table is neither fp16 nor int8";
 }

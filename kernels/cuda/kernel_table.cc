@@ -18,6 +18,7 @@ const KernelTable& Kernels() {
                                            .trellis_choice_bytes = TrellisChoiceBytes,
                                            .trellis_shared_bytes = TrellisSharedBytes,
                                            .encode_trellis_tiles = EncodeTrellisTiles,
+                                           .sample_tokens = SampleTokens,
                                            .launch_nothing = LaunchNothing,
                                            .read_sweep = ReadSweep,
                                            .repeat_pattern = RepeatPattern};

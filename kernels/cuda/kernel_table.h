@@ -12,6 +12,7 @@
 #include "kernels/cuda/probe.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/rotary.h"
+#include "kernels/cuda/sample.h"
 #include "kernels/cuda/trellis_encode.h"
 
 namespace quantloom::cuda {
@@ -32,6 +33,7 @@ struct KernelTable {
   decltype(&TrellisChoiceBytes) trellis_choice_bytes;
   decltype(&TrellisSharedBytes) trellis_shared_bytes;
   decltype(&EncodeTrellisTiles) encode_trellis_tiles;
+  decltype(&SampleTokens) sample_tokens;
   decltype(&LaunchNothing) launch_nothing;
   decltype(&ReadSweep) read_sweep;
   decltype(&RepeatPattern) repeat_pattern;

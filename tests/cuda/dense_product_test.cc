@@ -62,7 +62,7 @@ std::vector<float> LookUpAll(const MatrixImage& image) {
   for (uint32_t i = 0; i < rows; ++i) tokens.push_back(static_cast<int32_t>(rows - 1 - i));
   std::vector<float> out(size_t{rows} * stride, -1);
   const char* const error =
-      EmbedRows(image.view, tokens.data(), rows, cols, out.data(), stride, Stream());
+      EmbedRows(image.view, tokens.data(), nullptr, rows, cols, out.data(), stride, Stream());
   EXPECT_EQ(error, nullptr) << error;
   std::vector<float> values(size_t{rows} * cols);
   for (uint32_t i = 0; i < rows; ++i) {

@@ -1,69 +1,31 @@
 // Whole tiny models on the emulated CUDA device: logits against the CPU's, the same bits in any
-// batch and chunking, what a step costs, and what comes of a device that fails.
+// batch and chunking, and what a step costs.
 #include "engine/model.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <filesystem>
-#include <future>
-#include <map>
+#include <initializer_list>
 #include <memory>
-#include <random>
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "engine/generation.h"
 #include "engine/kv_cache.h"
 #include "engine/loaded_model.h"
-#include "engine/quantize/quantize_model.h"
+#include "engine/random.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/cuda/emulation/emulated_device.h"
-#include "tests/tiny_model.h"
+#include "tests/cuda/packed_tiny_model.h"
 
 namespace quantloom {
 namespace {
 
 using cuda_emulation::EmulatedDevice;
 using ::testing::HasSubstr;
-using testing::TemporaryDirectory;
+using testing::Load;
+using testing::Packed;
 using testing::TinyConfig;
-
-std::vector<int32_t> Tokens(size_t count, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<int32_t> tokens(count);
-  for (int32_t& token : tokens) token = 1 + static_cast<int32_t>(random() % 256);
-  return tokens;
-}
-
-// The tiny model packed with a recipe, once in a process.
-const std::filesystem::path& Packed(const std::string& recipe) {
-  static const auto* const directory = new TemporaryDirectory();
-  static auto* const packed = new std::map<std::string, std::filesystem::path>();
-  std::filesystem::path& path = (*packed)[recipe];
-  if (!path.empty()) return path;
-  path = directory->path() / absl::StrCat("model", packed->size());
-  const std::filesystem::path source = directory->path() / "source";
-  if (!std::filesystem::exists(source)) testing::WriteTinyModel(source, 42);
-  QuantizeOptions options;
-  options.source = source;
-  options.recipe = recipe;
-  options.calibration_tokens = 0;
-  ThreadTeam team(2);
-  const auto result = QuantizeModel(
-      options, path, team, [](const auto&) {}, [] { return false; });
-  EXPECT_TRUE(result.ok()) << result.status();
-  return path;
-}
-
-std::shared_ptr<const LoadedModel> Load(const std::string& recipe, const Device& device,
-                                        ThreadTeam& team) {
-  auto loaded = LoadedModel::LoadPacked(Packed(recipe), Verify::kHeader, device, team);
-  EXPECT_TRUE(loaded.ok()) << loaded.status();
-  return loaded.ok() ? *loaded : nullptr;
-}
+using testing::Tokens;
 
 using Logits = std::vector<std::vector<float>>;
 
@@ -214,7 +176,134 @@ TEST(CudaModel, ADecodeStepIsOneGraphAndOneSynchronizationAndAllocatesNothing) {
   }
 }
 
-// --- Memory that ends, and a device that fails.
+// The choice of a sequence's `draw`-th token: something of everything, greedy in between.
+TokenChoice ChoiceOf(uint32_t draw) {
+  static constexpr LogitEdit kEdits[] = {{3, 2.5f}, {7, -100.0f}};
+  TokenChoice choice = {.random = UniformBits(5, draw), .edits = kEdits};
+  if (draw % 3 != 0) choice.temperature = 1.5f;
+  if (draw % 3 == 2) choice.top_p = 0.9f;
+  return choice;
+}
+
+// Tokens after a prompt: `chosen` by the steps themselves, each step started on the one before's
+// token before that is known to the host where the device can; or by the host from logits.
+std::vector<int32_t> Continue(const Model& model, const std::vector<int32_t>& prompt,
+                              uint32_t count, bool chosen) {
+  auto kv = KvCache::Create(model.backend(), model.config(), 256, 16, KvElement::kF16).value();
+  auto workspace = model.CreateWorkspace(64, 4);
+  BlockTable blocks;
+  kv->blocks().Cover(256, blocks);
+  std::vector<int32_t> out;
+  const auto finish = [&] {
+    const auto result = model.FinishStep(0, *workspace);
+    EXPECT_TRUE(result.ok() && result->chosen.size() == 1) << result.status();
+    if (result.ok()) out.push_back(result->chosen[0].token);
+  };
+  std::vector<int32_t> next = prompt;
+  uint32_t position = 0;
+  for (uint32_t i = 0; i < count; ++i) {
+    RaggedBatch batch;
+    batch.Add(next, position, blocks);
+    position += static_cast<uint32_t>(next.size());
+    const auto last = static_cast<uint32_t>(next.size()) - 1;
+    if (!chosen) {
+      const auto logits = model.Step(batch, {last}, kv->storage(), *workspace).value();
+      std::vector<float> row(logits.begin(), logits.end());
+      next = {ChooseToken(absl::MakeSpan(row), ChoiceOf(i)).token};
+      out.push_back(next[0]);
+      continue;
+    }
+    const bool ahead = model.backend().runs_ahead();
+    model.StartStep(batch, {last}, {ChoiceOf(i)}, kv->storage(), *workspace);
+    if (!ahead || i > 0) finish();
+    if (ahead && i + 1 == count) finish();
+    next = {ChosenInRow(0)};
+  }
+  return out;
+}
+
+TEST(CudaModel, AStepRunsOnTheTokensThatTheOneBeforeChose) {
+  ThreadTeam team(2);
+  const EmulatedDevice cuda;
+  const auto cpu = OpenCpu().value();
+  for (const Device* device : std::initializer_list<const Device*>{&cuda, cpu.get()}) {
+    SCOPED_TRACE(device->name());
+    const auto loaded = Load(kRecipe, *device, team);
+    ASSERT_NE(loaded, nullptr);
+    const std::vector<int32_t> prompt = Tokens(9, 4);
+    const std::vector<int32_t> expected = Continue(loaded->model(), prompt, 20, false);
+    EXPECT_EQ(Continue(loaded->model(), prompt, 20, true), expected);
+  }
+}
+
+TEST(CudaModel, ChoosesAfterSomeRowsAndGivesTheLogitsOfOthers) {
+  ThreadTeam team(2);
+  const EmulatedDevice cuda;
+  const auto cpu = OpenCpu().value();
+  for (const Device* device : std::initializer_list<const Device*>{&cuda, cpu.get()}) {
+    SCOPED_TRACE(device->name());
+    const auto loaded = Load(kRecipe, *device, team);
+    ASSERT_NE(loaded, nullptr);
+    const Model& model = loaded->model();
+    auto kv = KvCache::Create(model.backend(), model.config(), 64, 16, KvElement::kF16).value();
+    auto workspace = model.CreateWorkspace(8, 8);
+    const std::vector<int32_t> tokens = Tokens(5, 2);
+    BlockTable blocks;
+    kv->blocks().Cover(5, blocks);
+    RaggedBatch batch;
+    batch.Add(tokens, 0, blocks);
+    const auto logits = model.Step(batch, {4, 0, 2}, kv->storage(), *workspace).value();
+    std::vector<float> all(logits.begin(), logits.end());
+    const size_t vocab = model.config().vocab_size;
+    model.StartStep(batch, {4, 0, 2}, {ChoiceOf(1), ChoiceOf(2)}, kv->storage(), *workspace);
+    const auto result = model.FinishStep(1, *workspace);
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_TRUE(std::equal(result->logits.begin(), result->logits.end(), all.begin()));
+    EXPECT_EQ(result->logits.size(), vocab);
+    for (const size_t row : {1, 2}) {
+      const ChosenToken expected = ChooseToken(absl::MakeSpan(all).subspan(row * vocab, vocab),
+                                               ChoiceOf(static_cast<uint32_t>(row)));
+      EXPECT_EQ(result->chosen[row].token, expected.token);
+      EXPECT_EQ(result->chosen[row].logit, expected.logit);
+    }
+  }
+}
+
+TEST(CudaModel, AStepStartedAheadIsOneGraphAndAllocatesNothingAndOnlyFinishingWaits) {
+  ThreadTeam team(2);
+  const EmulatedDevice cuda;
+  const auto loaded = Load(kRecipe, cuda, team);
+  ASSERT_NE(loaded, nullptr);
+  const Model& model = loaded->model();
+  auto kv = KvCache::Create(model.backend(), model.config(), 256, 16, KvElement::kF16).value();
+  auto workspace = model.CreateWorkspace(8, 4);
+  BlockTable blocks;
+  kv->blocks().Cover(256, blocks);
+  for (uint32_t step = 0; step < 20; ++step) {
+    const auto before = cuda.runtime().counts();
+    const int32_t token = step == 0 ? 1 : ChosenInRow(0);
+    RaggedBatch batch;
+    batch.Add({&token, 1}, step, blocks);
+    model.StartStep(batch, {0}, {ChoiceOf(step)}, kv->storage(), *workspace);
+    const auto started = cuda.runtime().counts();
+    if (step > 0) {
+      ASSERT_TRUE(model.FinishStep(0, *workspace).ok());
+      EXPECT_GT(model.StepTime(*workspace), absl::ZeroDuration());
+    }
+    if (step < 2) continue;
+    const auto after = cuda.runtime().counts();
+    EXPECT_EQ(after.allocations, before.allocations) << step;
+    EXPECT_EQ(started.synchronizations, before.synchronizations) << step;
+    EXPECT_EQ(after.synchronizations - before.synchronizations, 1) << step;
+    EXPECT_EQ(after.graph_launches - before.graph_launches, 1) << step;
+    // Copies of batch, block tables, selection, choices, edits, angles and tokens, their events,
+    // and little else.
+    EXPECT_LE(after.calls - before.calls, 24) << step;
+  }
+  ASSERT_TRUE(model.FinishStep(0, *workspace).ok());
+}
+
+// --- Memory that ends.
 
 TEST(CudaModel, TooLittleMemoryIsNamedWhenTheModelIsLoaded) {
   ThreadTeam team(1);
@@ -225,16 +314,6 @@ TEST(CudaModel, TooLittleMemoryIsNamedWhenTheModelIsLoaded) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("of the 64000 of emulation are available"));
 }
 
-TEST(CudaModel, TooLittleMemoryIsNamedWhenTheKvCacheIsMade) {
-  ThreadTeam team(1);
-  const EmulatedDevice cuda(1 << 20);
-  const auto loaded = Load(kRecipe, cuda, team);
-  ASSERT_NE(loaded, nullptr);
-  const auto engine = GenerationEngine::Create(loaded, {.kv_tokens = 1 << 20});
-  EXPECT_TRUE(absl::IsResourceExhausted(engine.status())) << engine.status();
-  EXPECT_THAT(std::string(engine.status().message()), HasSubstr("KV cache: asked for"));
-}
-
 TEST(CudaModel, RefusesAnFp32KvCache) {
   ThreadTeam team(1);
   const EmulatedDevice cuda;
@@ -242,116 +321,6 @@ TEST(CudaModel, RefusesAnFp32KvCache) {
   ASSERT_NE(loaded, nullptr);
   const auto kv = KvCache::Create(loaded->model().backend(), TinyConfig(), 64, 16, KvElement::kF32);
   EXPECT_TRUE(absl::IsUnimplemented(kv.status())) << kv.status();
-}
-
-// Greedy tokens of requests that run at the same time.
-std::vector<std::vector<int32_t>> Generate(GenerationEngine& engine,
-                                           const std::vector<std::vector<int32_t>>& prompts) {
-  std::vector<std::vector<int32_t>> generated(prompts.size());
-  std::vector<std::promise<absl::Status>> ends(prompts.size());
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    GenerationRequest request;
-    request.prompt = prompts[i];
-    request.max_tokens = 8;
-    request.ignore_eos = true;
-    const auto stream = engine.Submit(request, [&, i](const GenerationEvent& event) {
-      if (event.token) generated[i].push_back(*event.token);
-      if (event.last()) ends[i].set_value(event.status);
-    });
-    EXPECT_TRUE(stream.ok()) << stream.status();
-  }
-  for (auto& end : ends) {
-    const absl::Status status = end.get_future().get();
-    EXPECT_TRUE(status.ok()) << status;
-  }
-  return generated;
-}
-
-TEST(CudaModel, RequestsGetTheSameTokensAloneTogetherAndWithSharedPrefixes) {
-  ThreadTeam team(1);
-  const EmulatedDevice cuda;
-  const auto loaded = Load(kRecipe, cuda, team);
-  ASSERT_NE(loaded, nullptr);
-  std::vector<std::vector<int32_t>> prompts = {Tokens(20, 1), Tokens(3, 2), Tokens(33, 3)};
-  prompts.push_back(prompts[0]);
-  prompts.back().resize(18);
-  prompts.back().push_back(7);
-  std::vector<std::vector<int32_t>> alone;
-  for (const auto& prompt : prompts) {
-    const auto engine = GenerationEngine::Create(loaded, {.prefix_cache = false}).value();
-    alone.push_back(Generate(*engine, {prompt})[0]);
-  }
-  // Blocks are short, shared and copied; too few, so that somebody has to give way.
-  const auto engine =
-      GenerationEngine::Create(
-          loaded, {.max_running = 3, .prefill_chunk = 7, .kv_tokens = 80, .kv_block_tokens = 8})
-          .value();
-  EXPECT_EQ(Generate(*engine, prompts), alone);
-  EXPECT_EQ(Generate(*engine, prompts), alone);
-  EXPECT_GT(engine->stats().prefix_hit_tokens, 0);
-}
-
-// Generates with two requests on a device that fails after so many calls. Nothing may hang or
-// crash; who has no answer gets a status.
-void GenerateOnFailingDevice(uint64_t calls, bool* failed) {
-  SCOPED_TRACE(absl::StrCat("after ", calls, " calls"));
-  ThreadTeam team(1);
-  EmulatedDevice cuda;
-  cuda.FailAfter(calls);
-  const auto loaded = LoadedModel::LoadPacked(Packed(kRecipe), Verify::kHeader, cuda, team);
-  *failed = true;
-  if (!loaded.ok()) {
-    EXPECT_TRUE(absl::IsInternal(loaded.status())) << loaded.status();
-    return;
-  }
-  std::atomic<int> failures = 0;
-  auto engine = GenerationEngine::Create(*loaded, {.max_running = 2, .kv_tokens = 64},
-                                         [&](const absl::Status& status) {
-                                           EXPECT_TRUE(absl::IsInternal(status)) << status;
-                                           ++failures;
-                                         });
-  if (!engine.ok()) {
-    EXPECT_TRUE(absl::IsInternal(engine.status())) << engine.status();
-    return;
-  }
-  std::vector<std::promise<absl::Status>> ends(2);
-  for (uint32_t i = 0; i < ends.size(); ++i) {
-    GenerationRequest request;
-    request.prompt = Tokens(3, i);
-    request.max_tokens = 4;
-    request.ignore_eos = true;
-    const auto stream = (*engine)->Submit(request, [&end = ends[i]](const GenerationEvent& event) {
-      if (event.last()) end.set_value(event.status);
-    });
-    if (!stream.ok()) {
-      EXPECT_TRUE(absl::IsUnavailable(stream.status())) << stream.status();
-      ends[i].set_value(stream.status());
-    }
-  }
-  *failed = false;
-  for (auto& end : ends) {
-    const absl::Status status = end.get_future().get();
-    if (status.ok()) continue;
-    *failed = true;
-    EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("injected"));
-  }
-  EXPECT_EQ(failures, *failed ? 1 : 0);
-  if (!*failed) return;
-  GenerationRequest request;
-  request.prompt = {1};
-  EXPECT_TRUE(absl::IsUnavailable((*engine)->Submit(request, [](const auto&) {}).status()));
-}
-
-TEST(CudaModel, ADeviceThatFailsAnywhereEndsRequestsAndNeverHangs) {
-  bool failed = true;
-  uint64_t calls = 0;
-  // Every call of the first few, then further apart; until it fails so late that nothing does.
-  for (; failed; calls += calls < 20 ? 1 : 13) {
-    ASSERT_LT(calls, 20000);
-    GenerateOnFailingDevice(calls, &failed);
-  }
-  EXPECT_GT(calls, 200);
 }
 
 }  // namespace

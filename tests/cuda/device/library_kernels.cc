@@ -33,9 +33,9 @@ const char* Multiply(const MatrixView& w, const Activations& x, float* y, uint32
   return table->multiply(w, x, y, stride, stream);
 }
 
-const char* EmbedRows(const MatrixView& matrix, const int32_t* tokens, uint32_t count,
-                      uint32_t cols, float* out, uint32_t stride, Stream stream) {
-  return table->embed_rows(matrix, tokens, count, cols, out, stride, stream);
+const char* EmbedRows(const MatrixView& matrix, const int32_t* tokens, const SampledToken* chosen,
+                      uint32_t count, uint32_t cols, float* out, uint32_t stride, Stream stream) {
+  return table->embed_rows(matrix, tokens, chosen, count, cols, out, stride, stream);
 }
 
 const char* RmsNorm(const float* x, const uint32_t* rows, uint32_t count, uint32_t cols,
@@ -77,6 +77,12 @@ const char* RotateAndStore(const BatchView& batch, const RotaryParameters& param
 const char* Attend(const BatchView& batch, const KvView& kv, const AttentionArguments& arguments,
                    Stream stream) {
   return table->attend(batch, kv, arguments, stream);
+}
+
+const char* SampleTokens(float* logits, uint32_t rows, uint32_t cols,
+                         const SampleParameters* parameters, const SampleEdit* edits,
+                         SampledToken* chosen, Stream stream) {
+  return table->sample_tokens(logits, rows, cols, parameters, edits, chosen, stream);
 }
 
 }  // namespace cuda

@@ -212,6 +212,7 @@ absl::Status EmulatedRuntime::Record(cuda::Event event, cuda::Stream stream) {
 absl::Status EmulatedRuntime::Wait(cuda::Event event) {
   QL_RETURN_IF_ERROR(Call());
   if (event->pending == 0) return absl::OkStatus();
+  ++counts_.synchronizations;
   return RunWaiting(event->stream, event);
 }
 

@@ -24,8 +24,8 @@ class EmulatedRuntime final : public cuda::DeviceRuntime, public DeviceHealth {
   // Lets `calls` further calls succeed (work for streams counts, what frees does not); then they
   // all fail, as after an error that CUDA calls sticky.
   void FailAfter(uint64_t calls) { calls_left_ = calls; }
-  // Calls since the runtime was made, and of those the allocations, synchronizations and graphs
-  // launched.
+  // Calls since the runtime was made, and of those the allocations, synchronizations (waits for
+  // events that had happened are none) and graphs launched.
   struct Counts {
     uint64_t calls = 0;
     uint64_t allocations = 0;

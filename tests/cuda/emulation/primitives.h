@@ -168,6 +168,10 @@ inline uint32_t __funnelshift_r(uint32_t low, uint32_t high, uint32_t shift) {
   const uint64_t both = uint64_t{high} << 32 | low;
   return static_cast<uint32_t>(both >> (shift & 31));
 }
+inline uint64_t __umul64hi(uint64_t x, uint64_t y) {
+  __extension__ using Wide = unsigned __int128;
+  return static_cast<uint64_t>(Wide{x} * y >> 64);
+}
 inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
   const uint64_t bytes = uint64_t{y} << 32 | x;
   uint32_t result = 0;
@@ -195,6 +199,7 @@ inline float __fdividef(float x, float y) { return x / y; }
 inline float __fmaf_rn(float x, float y, float z) { return std::fma(x, y, z); }
 inline float __fadd_rn(float x, float y) { return x + y; }
 inline float __fmul_rn(float x, float y) { return x * y; }
+inline float __fdiv_rn(float x, float y) { return x / y; }
 
 struct __half {
   uint16_t bits;
