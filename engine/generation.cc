@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <condition_variable>
+#include <deque>
 #include <future>
 #include <mutex>
 #include <string>
@@ -65,6 +66,22 @@ class Engine final : public GenerationEngine {
   const LoadedModel& model() const override { return *model_; }
 
  private:
+  // A step that the device was given and nobody has seen the results of.
+  struct StepInFlight {
+    // A request's.
+    struct Part {
+      Scheduler::Slice slice;
+      size_t wanted;     // rows
+      bool is_chosen;    // a token, by the device; else the rows' logits are wanted
+      size_t first_row;  // of those, among rows of the same kind
+    };
+    std::vector<Part> parts;  // of requests that have not ended
+    size_t logit_rows = 0;    // selected rows that logits are wanted of; those that tokens are
+                              // chosen after follow
+    bool prefills = false;
+    EngineStats counts;
+  };
+
   // A snapshot that somebody waits for.
   struct Inquiry {
     size_t most;
@@ -80,12 +97,15 @@ class Engine final : public GenerationEngine {
   void AnswerInquiries();
   void WaitForMail();
   void EndUnwanted();
-  void RunStep(const Scheduler::Step& step);
+  void StartStep(const Scheduler::Step& step);
+  // Waits for the oldest step in flight, and gives its requests what came of it.
+  void FinishStep();
+  // Once the tokens that the step last started runs are known: what it computes counts as computed,
+  // since whatever is started later runs later. It stays in flight if that is worth it.
+  void GoOn();
   // The device has failed: ends every request, and admits no others.
   void Fail(const absl::Status& failure);
   void EndAll(const absl::Status& status);
-  // Gives every request of the step its rows of `logits`, those that logits were wanted of.
-  void HandOut(const std::vector<Scheduler::Slice>& step, absl::Span<const float> logits);
   void CountStep(const EngineStats& counts);
   void PublishStats();
   void PublishStatsLocked();
@@ -98,6 +118,7 @@ class Engine final : public GenerationEngine {
   std::unique_ptr<KvCache> kv_;
   Scheduler scheduler_;
   Model::WorkspacePtr workspace_;
+  std::deque<StepInFlight> in_flight_;  // at most two, the oldest first
   std::vector<std::shared_ptr<ActiveRequest>> requests_;
   bool ending_ = false;         // every request ends UNAVAILABLE
   FailureCallback on_failure_;  // until it has been called
@@ -239,10 +260,20 @@ void Engine::Run() {
       model_->model().backend().CopyKvBlock(copy.from, copy.to, kv_->storage());
     }
     if (step.slices.empty()) {
-      WaitForMail();
-    } else {
-      RunStep(step);
+      if (in_flight_.empty()) {
+        WaitForMail();
+      } else {
+        FinishStep();
+      }
+      continue;
     }
+    StartStep(step);
+    if (in_flight_.size() > 1) FinishStep();  // while the device runs the one just started
+    if (!in_flight_.empty()) GoOn();          // the device has not failed
+  }
+  // What still runs is in vain: its requests have ended.
+  for (; !in_flight_.empty(); in_flight_.pop_front()) {
+    static_cast<void>(model_->model().FinishStep(/*logits=*/0, *workspace_));
   }
 }
 
@@ -321,38 +352,83 @@ void Engine::EndUnwanted() {
   }
 }
 
-void Engine::RunStep(const Scheduler::Step& step) {
-  const Model& model = model_->model();
+void Engine::StartStep(const Scheduler::Step& step) {
   RaggedBatch batch;
-  std::vector<uint32_t> logit_rows;
-  EngineStats counts;
-  bool prefills = false;
+  std::vector<uint32_t> rows;         // that logits are wanted of
+  std::vector<uint32_t> chosen_rows;  // after which tokens are chosen
+  std::vector<TokenChoice> choices;
+  StepInFlight& in_flight = in_flight_.emplace_back();
+  EngineStats& counts = in_flight.counts;
   const absl::Time begin = absl::Now();
   for (const Scheduler::Slice& slice : step.slices) {
     auto& request = static_cast<ActiveRequest&>(*slice.sequence);
     request.Started(begin);
     const auto row = static_cast<uint32_t>(batch.size());
     const uint32_t first_wanted = request.FirstWantedRow(slice.begin, slice.count);
-    for (uint32_t i = first_wanted; i < slice.count; ++i) logit_rows.push_back(row + i);
+    std::optional<TokenChoice> choice;
+    if (first_wanted < slice.count) choice = request.Choose();
+    if (choice) choices.push_back(*choice);
+    std::vector<uint32_t>& of_kind = choice ? chosen_rows : rows;
+    in_flight.parts.push_back({.slice = slice,
+                               .wanted = slice.count - first_wanted,
+                               .is_chosen = choice.has_value(),
+                               .first_row = of_kind.size()});
+    for (uint32_t i = first_wanted; i < slice.count; ++i) of_kind.push_back(row + i);
     batch.Add(absl::MakeConstSpan(slice.sequence->tokens).subspan(slice.begin, slice.count),
               slice.begin, slice.sequence->blocks);
     const ActiveRequest::PromptCount prompt = request.CountPrompt(slice.begin, slice.count);
     counts.prompt_tokens += prompt.computed;
     counts.prefix_hit_tokens += prompt.cached;
-    prefills |= slice.sequence->remaining() > 1;
-    if (!slice.sequence->scoring) counts.generated_tokens += slice.count - first_wanted;
+    in_flight.prefills |= slice.sequence->remaining() > 1;
   }
-  const absl::StatusOr<absl::Span<const float>> logits =
-      model.Step(batch, logit_rows, kv_->storage(), *workspace_);
-  if (!logits.ok()) return Fail(logits.status());
-  scheduler_.Finished(step);
-  (prefills ? counts.prefill_time : counts.decode_time) = model.StepTime(*workspace_);
-
+  in_flight.logit_rows = rows.size();
+  rows.insert(rows.end(), chosen_rows.begin(), chosen_rows.end());
+  const Model& model = model_->model();
   counts.last_batch_tokens = static_cast<uint32_t>(batch.size());
   counts.weight_bytes_read =
-      model.layer_weight_bytes() + (logit_rows.empty() ? 0 : model.head_weight_bytes());
-  CountStep(counts);  // before the events, so that who has seen a token finds it counted
-  HandOut(step.slices, *logits);
+      model.layer_weight_bytes() + (rows.empty() ? 0 : model.head_weight_bytes());
+  model.StartStep(batch, rows, choices, kv_->storage(), *workspace_);
+}
+
+void Engine::FinishStep() {
+  const Model& model = model_->model();
+  const absl::StatusOr<Model::StepResult> result =
+      model.FinishStep(in_flight_.front().logit_rows, *workspace_);
+  if (!result.ok()) return Fail(result.status());
+  StepInFlight step = std::move(in_flight_.front());
+  in_flight_.pop_front();
+  for (const StepInFlight::Part& part : step.parts) {
+    if (!part.slice.sequence->scoring) {
+      step.counts.generated_tokens += static_cast<uint32_t>(part.wanted);
+    }
+  }
+  (step.prefills ? step.counts.prefill_time : step.counts.decode_time) =
+      model.StepTime(*workspace_);
+  CountStep(step.counts);  // before the events, so that who has seen a token finds it counted
+
+  const size_t vocab = model_->config().vocab_size;
+  for (const StepInFlight::Part& part : step.parts) {
+    auto& request = static_cast<ActiveRequest&>(*part.slice.sequence);
+    std::optional<GenerationEvent> last =
+        part.is_chosen
+            ? request.TakeChosen(result->chosen[step.logit_rows + part.first_row])
+            : request.TakeLogits(
+                  result->logits.subspan(part.first_row * vocab, part.wanted * vocab), vocab);
+    if (last) Retire(request, *std::move(last));
+  }
+}
+
+void Engine::GoOn() {
+  const StepInFlight& step = in_flight_.back();
+  Scheduler::Step computed;
+  for (const StepInFlight::Part& part : step.parts) computed.slices.push_back(part.slice);
+  scheduler_.Finished(computed);
+  // Requests whose logits the host has to see cannot go on before it has.
+  if (!model_->model().backend().runs_ahead() || step.logit_rows > 0) return FinishStep();
+  for (const StepInFlight::Part& part : step.parts) {
+    if (!part.is_chosen) continue;
+    static_cast<ActiveRequest&>(*part.slice.sequence).Expect(part.first_row);
+  }
 }
 
 void Engine::Fail(const absl::Status& failure) {
@@ -365,6 +441,7 @@ void Engine::Fail(const absl::Status& failure) {
   }
   // Before callers learn of it: who then asks for the model's health finds it so.
   if (on_failure_) std::exchange(on_failure_, {})(failure);
+  in_flight_.clear();
   EndAll(status);
 }
 
@@ -374,18 +451,6 @@ void Engine::EndAll(const absl::Status& status) {
     GenerationEvent event;
     event.status = status;
     Retire(*request, std::move(event));
-  }
-}
-
-void Engine::HandOut(const std::vector<Scheduler::Slice>& step, absl::Span<const float> logits) {
-  const size_t vocab = model_->config().vocab_size;
-  for (const Scheduler::Slice& slice : step) {
-    auto& request = static_cast<ActiveRequest&>(*slice.sequence);
-    const size_t wanted = slice.count - request.FirstWantedRow(slice.begin, slice.count);
-    std::optional<GenerationEvent> last =
-        request.TakeLogits(logits.subspan(0, wanted * vocab), vocab);
-    logits.remove_prefix(wanted * vocab);
-    if (last) Retire(request, *std::move(last));
   }
 }
 
@@ -416,6 +481,13 @@ void Engine::PublishStatsLocked() {
 void Engine::Retire(ActiveRequest& request, GenerationEvent event) {
   const std::shared_ptr<ActiveRequest> keep = request.shared_from_this();
   scheduler_.Remove(request);
+  for (StepInFlight& step : in_flight_) {
+    step.parts.erase(std::remove_if(step.parts.begin(), step.parts.end(),
+                                    [&](const StepInFlight::Part& part) {
+                                      return part.slice.sequence == &request;
+                                    }),
+                     step.parts.end());
+  }
   requests_.erase(std::find(requests_.begin(), requests_.end(), keep));
   {
     // Before the caller learns of the end: it finds the blocks freed, and room for its next

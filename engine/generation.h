@@ -9,6 +9,10 @@
 // Continuous batching: each step runs one ragged batch of decode tokens and prefill chunks. A
 // request's tokens do not depend on what else is in the batch, on chunking, or on the number of
 // threads.
+//
+// A device that can runs a step ahead: while it runs, the tokens of the one before are made into
+// text and handed out. A request that turns out to have ended wasted one row. Steps that the host
+// has to see logits of (logprobs, penalties, scoring) are waited for.
 #pragma once
 
 #include <atomic>
@@ -91,7 +95,8 @@ class GenerationStream {
   virtual ~GenerationStream() = default;
   // Ends the request within one step; its last event has status CANCELLED. Idempotent.
   virtual void Cancel() = 0;
-  // Lets the consumer bound what is buffered: while paused the request is not scheduled.
+  // Lets the consumer bound what is buffered: while paused the request is not scheduled. Tokens of
+  // steps that were started before still come, two at most.
   virtual void SetPaused(bool paused) = 0;
 };
 

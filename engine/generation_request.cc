@@ -51,6 +51,12 @@ absl::Status CheckStanding(const Standing& standing) {
       absl::StrCat("client: ", standing.client.size(), " bytes, at most ", kMaxClientBytes));
 }
 
+GenerationEvent NotNumbers() {
+  GenerationEvent event;
+  event.status = absl::InternalError("the model's logits are not numbers");
+  return event;
+}
+
 }  // namespace
 
 absl::Status CheckAndBound(GenerationRequest& request, const ModelConfig& config,
@@ -135,7 +141,7 @@ RequestSnapshot ActiveRequest::Snapshot(absl::Time now) const {
   snapshot.request_id = request_id_;
   snapshot.standing = standing;
   if (!blocks.empty()) {
-    const bool decodes = generated_tokens_ > 0 && remaining() == 1;
+    const bool decodes = generated_tokens_ > 0 && remaining() <= 1;
     snapshot.phase = decodes ? RequestPhase::kDecode : RequestPhase::kPrefill;
   }
   snapshot.scoring = scoring;
@@ -190,23 +196,22 @@ bool GeneratingRequest::EndsSequence(int32_t token) const {
   return std::find(stop_tokens_.begin(), stop_tokens_.end(), token) != stop_tokens_.end();
 }
 
-std::optional<GenerationEvent> GeneratingRequest::TakeLogits(absl::Span<const float> logits,
-                                                             size_t /*vocab*/) {
-  if (logits.empty()) return std::nullopt;  // a prefill chunk before the last
+std::optional<TokenChoice> GeneratingRequest::Choose() {
+  if (logprobs_ > 0) return std::nullopt;
+  const uint32_t before = generated_tokens_ + (expects() ? 1 : 0);
+  return before >= min_tokens_ ? sampler_.Choose() : sampler_.Choose(stop_tokens_);
+}
+
+void GeneratingRequest::Expect(size_t selected_row) {
+  if (generated_tokens_ + 1 < max_tokens_) tokens.push_back(ChosenInRow(selected_row));
+}
+
+GenerationEvent GeneratingRequest::Append(int32_t token) {
   GenerationEvent event;
   const bool may_end = generated_tokens_ >= min_tokens_;
-  const int32_t token = may_end ? sampler_.Sample(logits) : sampler_.Sample(logits, stop_tokens_);
-  if (std::isnan(logits[static_cast<size_t>(token)])) {
-    event.status = absl::InternalError("the model's logits are not numbers");
-    return event;
-  }
   FirstTokenAt(absl::Now());
   ++generated_tokens_;
   event.token = token;
-  if (logprobs_ > 0) {
-    event.logprob = LogprobOf(logits, token);
-    event.top = TopLogprobs(logits, logprobs_);
-  }
   if (EndsSequence(token)) {
     event.finish = FinishReason::kStop;
   } else {
@@ -219,9 +224,33 @@ std::optional<GenerationEvent> GeneratingRequest::TakeLogits(absl::Span<const fl
     event.finish = FinishReason::kStopSequence;
     event.stop_sequence = *text_.stopped();
   }
+  return event;
+}
+
+std::optional<GenerationEvent> GeneratingRequest::SendOrReturn(GenerationEvent event) {
   if (event.last()) return event;
   Send(event);
   return std::nullopt;
+}
+
+std::optional<GenerationEvent> GeneratingRequest::TakeChosen(const ChosenToken& chosen) {
+  if (expects()) tokens.pop_back();
+  if (std::isnan(chosen.logit)) return NotNumbers();
+  return SendOrReturn(Append(chosen.token));
+}
+
+std::optional<GenerationEvent> GeneratingRequest::TakeLogits(absl::Span<const float> logits,
+                                                             size_t /*vocab*/) {
+  if (logits.empty()) return std::nullopt;  // a prefill chunk before the last
+  const bool may_end = generated_tokens_ >= min_tokens_;
+  const int32_t token = may_end ? sampler_.Sample(logits) : sampler_.Sample(logits, stop_tokens_);
+  if (std::isnan(logits[static_cast<size_t>(token)])) return NotNumbers();
+  GenerationEvent event = Append(token);
+  if (logprobs_ > 0) {
+    event.logprob = LogprobOf(logits, token);
+    event.top = TopLogprobs(logits, logprobs_);
+  }
+  return SendOrReturn(std::move(event));
 }
 
 // --- ScoringRequest

@@ -79,7 +79,18 @@ class ActiveRequest : public Sequence, public std::enable_shared_from_this<Activ
     uint32_t cached = 0;
   };
   PromptCount CountPrompt(uint32_t begin, uint32_t count);
-  // Takes the wanted rows' logits [rows, vocab]; returns the last event when the request is done.
+
+  // How the device is to choose the token after the last of `tokens`; nullopt where the host is to
+  // see the logits. Called once for each step that runs that token. Valid until the next call.
+  virtual std::optional<TokenChoice> Choose() { return std::nullopt; }
+  // A step that has not been finished chooses the sequence's next token, in that selected row.
+  // Where there will be another one after it, the sequence goes on with this one unknown.
+  virtual void Expect(size_t /*selected_row*/) {}
+  // Takes that token; returns the last event when the request is done.
+  virtual std::optional<GenerationEvent> TakeChosen(const ChosenToken& /*chosen*/) {
+    return std::nullopt;
+  }
+  // Without Choose: takes the wanted rows' logits [rows, vocab].
   virtual std::optional<GenerationEvent> TakeLogits(absl::Span<const float> logits,
                                                     size_t vocab) = 0;
   RequestSnapshot Snapshot(absl::Time now) const;
@@ -113,10 +124,19 @@ class GeneratingRequest final : public ActiveRequest {
                     const Tokenizer& tokenizer, EventCallback callback);
 
   uint32_t FirstWantedRow(uint32_t begin, uint32_t count) const override;
+  std::optional<TokenChoice> Choose() override;
+  void Expect(size_t selected_row) override;
+  std::optional<GenerationEvent> TakeChosen(const ChosenToken& chosen) override;
   std::optional<GenerationEvent> TakeLogits(absl::Span<const float> logits, size_t vocab) override;
 
  private:
+  // The last of `tokens` is not known yet.
+  bool expects() const { return IsChosenInRow(tokens.back()); }
   bool EndsSequence(int32_t token) const;
+  // Goes on with a token; returns the event that tells of it.
+  GenerationEvent Append(int32_t token);
+  // Sends the event, or returns it if it is the last.
+  std::optional<GenerationEvent> SendOrReturn(GenerationEvent event);
 
   Sampler sampler_;
   OutputText text_;

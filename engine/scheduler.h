@@ -40,7 +40,9 @@ namespace quantloom {
 // A sequence's state as the scheduler sees it. The owner sets the first group before Enqueue,
 // appends generated tokens to `tokens` and sets `paused`; the rest is the scheduler's to change.
 struct Sequence {
-  std::vector<int32_t> tokens;  // prompt and generated
+  // Prompt and generated. The last one may be unknown yet (ChosenInRow): a step that was started
+  // before will choose it.
+  std::vector<int32_t> tokens;
   Standing standing;
   bool scoring = false;      // wants logits of all positions, not only the last
   bool share_prefix = true;  // takes blocks from others, and lets them take its own
@@ -102,7 +104,9 @@ class Scheduler {
   // makes the copies in any case. It runs the slices, then calls Finished.
   Step NextStep();
   // Marks the slices' positions as cached, lets others find their blocks, and counts them as served
-  // to their clients.
+  // to their clients. Where copies and steps run in the order in which they were started, the step
+  // need not have run yet, but its tokens must be known; slices of sequences that were removed
+  // meanwhile are left out.
   void Finished(const Step& step);
 
   size_t running() const { return running_.size(); }
