@@ -101,7 +101,7 @@ std::vector<Stored> EncodedCopies(const std::string& recipe, size_t rows, size_t
   static std::shared_ptr<const EncodedMatrix> last;
   if (std::string key = absl::StrCat(recipe, " ", rows, " ", cols); key != last_key) {
     const size_t bits = recipe.find("bits=");
-    last = recipe.rfind("qtip", 0) == 0
+    last = recipe.rfind("icquant", 0) != 0
                ? RandomTiles(recipe, std::stod(recipe.substr(bits + 5)), rows, cols)
                : EncodeNormal(recipe, rows, cols);
     last_key = key;
@@ -195,6 +195,9 @@ int main(int argc, char** argv) {
        {"bits=2,code=mul1", "bits=3,code=mul1", "bits=4,code=mul1", "bits=2.5,code=mul1",
         "bits=2,code=1mad", "bits=2,code=3inst", "bits=2,code=hyb"}) {
     quantloom::cpu::Register(absl::StrCat("qtip:", options));
+  }
+  for (const char* options : {"bits=2", "bits=3", "bits=4"}) {
+    quantloom::cpu::Register(absl::StrCat("quip:", options));
   }
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;

@@ -177,6 +177,14 @@ struct DecodedRow {
   HWY_INLINE Bytes64 Step(size_t step) const { return LoadBytes(bytes + step * kStep); }
 };
 
+// A row of int8 weights.
+struct ByteRow {
+  const void* bytes;
+  HWY_INLINE Bytes64 Step(size_t step) const {
+    return ToOperand(LoadBytes(static_cast<const uint8_t*>(bytes) + step * kStep));
+  }
+};
+
 // What ByteTile reads of T activation rows.
 template <size_t T>
 struct TokenTile {
@@ -257,6 +265,28 @@ HWY_INLINE void ByteTile(const Source* rows, const TokenTile<T>& x, size_t steps
       for (size_t r = 0; r < R; ++r) out[t][r] = TreeSum(sums[r][t]);
     }
   }
+}
+
+// Tile shapes. One token: rows share the activations' loads and hide each other's latencies; each
+// row keeps its tables, block sums and lanes in registers. Several tokens: 12 block sums, as many
+// lanes, an activation of each token and a weight are 28 vectors of 512 bits; a fourth token would
+// send the lanes to memory between groups (a tenth slower).
+#if QUANTLOOM_X86_512
+constexpr size_t kByteRows = 4, kByteTokens = 3;
+#else
+constexpr size_t kByteRows = 2, kByteTokens = 2;
+#endif
+
+// tile.operator()<T>(t) for tiles of T tokens from t on that cover [0, tokens).
+template <class Tile>
+HWY_INLINE void ForTokenTiles(size_t tokens, const Tile& tile) {
+  size_t t = 0;
+  for (; t + kByteTokens <= tokens; t += kByteTokens) tile.template operator()<kByteTokens>(t);
+  if (kByteTokens > 2 && t + 2 <= tokens) {
+    tile.template operator()<2>(t);
+    t += 2;
+  }
+  for (; t < tokens; ++t) tile.template operator()<1>(t);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -15,16 +15,6 @@ QUANTLOOM_BEFORE_NAMESPACE();
 namespace quantloom::cpu {
 namespace HWY_NAMESPACE {
 
-// Tile shapes. One token: rows share the activations' loads and hide each other's latencies; each
-// row keeps its tables, block sums and lanes in registers. Several tokens: 12 block sums, as many
-// lanes, an activation of each token and a weight are 28 vectors of 512 bits; a fourth token would
-// send the lanes to memory between groups (a tenth slower).
-#if QUANTLOOM_X86_512
-constexpr size_t kByteRows = 4, kByteTokens = 3;
-#else
-constexpr size_t kByteRows = 2, kByteTokens = 2;
-#endif
-
 constexpr size_t kPrefetchBytes = 4096;
 
 // A row decoded on the fly. 64 weights take, on 512 bits with n = 4 and outliers: broadcast load,
@@ -44,17 +34,13 @@ struct PackedRow {
 
 // Eight-bit codes are the centroids.
 template <>
-struct PackedRow<8, false> {
-  const uint8_t* codes;
-
-  HWY_INLINE Bytes64 Step(size_t step) const { return ToOperand(LoadBytes(codes + step * kStep)); }
-};
+struct PackedRow<8, false> : ByteRow {};
 
 template <int kBits, bool kOutliers>
 HWY_INLINE PackedRow<kBits, kOutliers> OpenRow(const IcquantView& view, size_t row) {
   const uint8_t* codes = view.codes + row * view.code_stride;
   if constexpr (kBits == 8) {
-    return {codes};
+    return {{codes}};
   } else {
     return {codes, kOutliers ? view.outliers + row * view.steps : nullptr,
             LoadTables<(kOutliers ? 2u : 1u) << kBits>(view.matrix->centroids(row))};
@@ -91,15 +77,8 @@ HWY_INLINE void MultiplyTile(const IcquantView& view, const Activations& x,
 template <size_t R, class Source>
 HWY_INLINE void MultiplyTokens(const IcquantView& view, const Activations& x,
                                const ProductRange& range, size_t row, const Source* rows) {
-  size_t t = 0;
-  for (; t + kByteTokens <= range.tokens; t += kByteTokens) {
-    MultiplyTile<R, kByteTokens>(view, x, range, row, t, rows);
-  }
-  if (kByteTokens > 2 && t + 2 <= range.tokens) {
-    MultiplyTile<R, 2>(view, x, range, row, t, rows);
-    t += 2;
-  }
-  for (; t < range.tokens; ++t) MultiplyTile<R, 1>(view, x, range, row, t, rows);
+  ForTokenTiles(range.tokens, [&]<size_t T>(size_t t)
+                                  HWY_ATTR { MultiplyTile<R, T>(view, x, range, row, t, rows); });
 }
 
 // R rows from `row` on, all tokens. Several tokens share one decoding into `scratch` (R rows).

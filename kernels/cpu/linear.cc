@@ -4,6 +4,7 @@
 
 #include "core/transform/incoherence.h"
 #include "kernels/cpu/decoded_operator.h"
+#include "kernels/cpu/e8p_operator.h"
 #include "kernels/cpu/icquant_operator.h"
 #include "kernels/cpu/trellis_operator.h"
 
@@ -14,10 +15,11 @@ std::unique_ptr<LinearOperator> LinearOperator::FromPacked(std::unique_ptr<Packe
     return MakeIcquantOperator(
         std::unique_ptr<IcquantMatrix>(static_cast<IcquantMatrix*>(matrix.release())));
   }
-  if (const auto format = ByteSumTrellis(*matrix)) {
-    return MakeTrellisOperator(
-        std::unique_ptr<TileMatrix>(static_cast<TileMatrix*>(matrix.release())), *format);
-  }
+  const auto as_tiles = [&] {
+    return std::unique_ptr<TileMatrix>(static_cast<TileMatrix*>(matrix.release()));
+  };
+  if (const auto format = ByteSumTrellis(*matrix)) return MakeTrellisOperator(as_tiles(), *format);
+  if (const auto rate = PlainE8p(*matrix)) return MakeE8pOperator(as_tiles(), *rate);
   return MakeDecodedOperator(std::move(matrix));
 }
 

@@ -8,6 +8,7 @@
 #include "kernels/cpu/linear.h"
 #include "tests/kernels/every_target.h"
 #include "tests/kernels/icquant_matrices.h"
+#include "tests/kernels/integer_sum.h"
 
 namespace quantloom::cpu {
 namespace {
@@ -17,9 +18,7 @@ using Form = IcquantCodebook;
 std::vector<float> Product(const LinearOperator& op, const std::vector<float>& x, size_t tokens) {
   Activations activations;
   activations.Assign(x.data(), tokens, op.cols(), op.cols(), op.needs_quantized_activations());
-  std::vector<float> y(tokens * op.rows());
-  op.Multiply(activations, 0, op.rows(), y.data(), op.rows());
-  return y;
+  return Product(op, activations);
 }
 
 std::unique_ptr<LinearOperator> MakeOperator(const RandomIcquant& random) {
@@ -36,23 +35,12 @@ int StoredCentroid(const IcquantMatrix& matrix, uint64_t row, uint64_t col) {
   return matrix.centroids(row)[part << matrix.code_bits() | code];
 }
 
-// The documented sum of the integer form, in plain scalar code.
-float IntegerSum(const IcquantMatrix& matrix, const Activations& x, uint64_t row, size_t token) {
-  float lanes[16] = {};
-  for (size_t group = 0; group < x.groups(); ++group) {
-    int32_t blocks[16] = {};
-    const size_t begin = group * 256, end = std::min<size_t>(begin + 256, matrix.cols());
-    for (size_t c = begin; c < end; ++c) {
-      blocks[c % 64 / 4] += StoredCentroid(matrix, row, c) * x.codes(token)[c];
-    }
-    for (size_t l = 0; l < 16; ++l) {
-      lanes[l] = std::fma(static_cast<float>(blocks[l]), x.scales(token)[group * 16 + l], lanes[l]);
-    }
-  }
-  for (size_t width = 8; width > 0; width /= 2) {
-    for (size_t l = 0; l < width; ++l) lanes[l] += lanes[l + width];
-  }
-  const float scaled = matrix.scale(row) * lanes[0];
+// The documented product of the integer form, in plain scalar code.
+float IntegerProduct(const IcquantMatrix& matrix, const Activations& x, uint64_t row,
+                     size_t token) {
+  std::vector<int> centroids(matrix.cols());
+  for (uint64_t c = 0; c < matrix.cols(); ++c) centroids[c] = StoredCentroid(matrix, row, c);
+  const float scaled = matrix.scale(row) * IntegerSum(centroids.data(), x, token);
   return matrix.has_offset() ? std::fma(matrix.offset(row), x.total(token), scaled) : scaled;
 }
 
@@ -84,7 +72,7 @@ TEST_P(IntegerForms, ProductIsTheDocumentedSumForEveryColumnCount) {
     std::vector<float> expected(tokens * rows);
     for (size_t t = 0; t < tokens; ++t) {
       for (uint64_t r = 0; r < rows; ++r) {
-        expected[t * rows + r] = IntegerSum(*matrix, activations, r, t);
+        expected[t * rows + r] = IntegerProduct(*matrix, activations, r, t);
       }
     }
     OnEveryTarget([&](const std::string&) {
@@ -95,56 +83,18 @@ TEST_P(IntegerForms, ProductIsTheDocumentedSumForEveryColumnCount) {
 
 TEST_P(IntegerForms, ManyTokensAndAnyRowSplitGiveTheBitsOfOneToken) {
   const FormCase c = GetParam();
-  const uint64_t rows = 23, cols = 576;
-  const RandomIcquant random({c.bits, c.form, c.outliers, c.offset, rows, cols}, 11);
-  const auto op = MakeOperator(random);
-  const size_t tokens = 301;  // several token blocks, and a remainder of every tile
-  const std::vector<float> x = RandomFloats(tokens * cols, 12);
-  std::vector<float> one_by_one;
-  for (size_t t = 0; t < tokens; ++t) {
-    const std::vector<float> y = Product(*op,
-                                         {x.begin() + static_cast<int64_t>(t * cols),
-                                          x.begin() + static_cast<int64_t>((t + 1) * cols)},
-                                         1);
-    one_by_one.insert(one_by_one.end(), y.begin(), y.end());
-  }
-  OnEveryTarget(
-      [&](const std::string&) { EXPECT_TRUE(SameBits(Product(*op, x, tokens), one_by_one)); });
-  Activations activations;
-  activations.Assign(x.data(), tokens, cols, cols, true);
-  for (size_t grain : {1, 5, 16}) {
-    std::vector<float> y(tokens * rows);
-    for (size_t r = 0; r < rows; r += grain) {
-      op->Multiply(activations, r, std::min<size_t>(r + grain, rows), y.data(), rows);
-    }
-    EXPECT_TRUE(SameBits(y, one_by_one)) << grain;
-  }
+  const RandomIcquant random({c.bits, c.form, c.outliers, c.offset, 23, 576}, 11);
+  // Several token blocks, and a remainder of every tile.
+  ExpectTokensAndRowSplitsAgree(*MakeOperator(random), 301);
 }
 
 TEST_P(IntegerForms, ErrorComesFromQuantizedActivationsAlone) {
-  // Against the decoded weights in double precision: each activation is off by at most half a step
-  // of its block, each addition by its rounding.
   const FormCase c = GetParam();
   const uint64_t rows = 8, cols = 1536;
   const RandomIcquant random({c.bits, c.form, c.outliers, c.offset, rows, cols}, 5);
-  const auto matrix = random.Open();
   std::vector<float> weights(rows * cols);
-  matrix->DecodeTile(0, rows, 0, cols, weights.data(), cols);
-  const std::vector<float> x = RandomFloats(cols, 6);
-  Activations a;
-  a.Assign(x.data(), 1, cols, cols, true);
-  const std::vector<float> y = Product(*MakeOperator(random), x, 1);
-  for (uint64_t r = 0; r < rows; ++r) {
-    double expected = 0, bound = 0, magnitude = 0;
-    for (uint64_t col = 0; col < cols; ++col) {
-      const double w = weights[r * cols + col];
-      expected += w * x[col];
-      bound += std::fabs(w) * a.scales(0)[col / 256 * 16 + col % 64 / 4] * 0.5001;
-      magnitude += std::fabs(w * x[col]);
-    }
-    EXPECT_NEAR(y[r], expected, bound + 1e-5 * magnitude);
-    EXPECT_GT(bound, 0);
-  }
+  random.Open()->DecodeTile(0, rows, 0, cols, weights.data(), cols);
+  ExpectErrorOfActivationsAlone(*MakeOperator(random), weights);
 }
 
 INSTANTIATE_TEST_SUITE_P(

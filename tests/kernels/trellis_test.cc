@@ -1,5 +1,3 @@
-#include <algorithm>
-#include <cmath>
 #include <string>
 #include <vector>
 
@@ -9,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "kernels/cpu/linear.h"
 #include "tests/kernels/every_target.h"
+#include "tests/kernels/integer_sum.h"
 #include "tests/random_tiles.h"
 
 namespace quantloom::cpu {
@@ -48,37 +47,6 @@ std::vector<int> Integers(const TileMatrix& matrix, const Format& format) {
   return integers;
 }
 
-// The documented sum of the integer form, in plain scalar code.
-float IntegerSum(const int* integers, const Activations& x, size_t token) {
-  float lanes[16] = {};
-  for (size_t group = 0; group < x.groups(); ++group) {
-    int32_t blocks[16] = {};
-    const size_t begin = group * 256, end = std::min<size_t>(begin + 256, x.cols());
-    for (size_t c = begin; c < end; ++c) {
-      blocks[c % 64 / 4] += integers[c] * x.codes(token)[c];
-    }
-    for (size_t l = 0; l < 16; ++l) {
-      lanes[l] = std::fma(static_cast<float>(blocks[l]), x.scales(token)[group * 16 + l], lanes[l]);
-    }
-  }
-  for (size_t width = 8; width > 0; width /= 2) {
-    for (size_t l = 0; l < width; ++l) lanes[l] += lanes[l + width];
-  }
-  return lanes[0];
-}
-
-std::vector<float> Product(const LinearOperator& op, const Activations& x) {
-  std::vector<float> y(x.tokens() * op.rows());
-  op.Multiply(x, 0, op.rows(), y.data(), op.rows());
-  return y;
-}
-
-Activations Assign(const std::vector<float>& x, size_t cols) {
-  Activations activations;
-  activations.Assign(x.data(), x.size() / cols, cols, cols, /*quantize=*/true);
-  return activations;
-}
-
 class ByteSumTrellisTest : public testing::TestWithParam<Format> {};
 
 TEST_P(ByteSumTrellisTest, ProductIsTheDocumentedSumForEveryShape) {
@@ -92,7 +60,7 @@ TEST_P(ByteSumTrellisTest, ProductIsTheDocumentedSumForEveryShape) {
       const auto op = LinearOperator::FromPacked(tiles.Open());
       ASSERT_TRUE(op->needs_quantized_activations());
       for (const size_t tokens : {1, 2, 7}) {
-        const Activations x = Assign(RandomFloats(tokens * cols, 7), cols);
+        const Activations x = QuantizedActivations(RandomFloats(tokens * cols, 7), cols);
         std::vector<float> expected;
         for (size_t t = 0; t < tokens; ++t) {
           for (uint64_t r = 0; r < rows; ++r) {
@@ -109,26 +77,8 @@ TEST_P(ByteSumTrellisTest, ProductIsTheDocumentedSumForEveryShape) {
 }
 
 TEST_P(ByteSumTrellisTest, ManyTokensAndAnyRowSplitGiveTheBitsOfOneToken) {
-  const size_t rows = 53, cols = 576, tokens = 70;
-  const RandomTiles tiles = RandomTrellis(GetParam(), rows, cols, 3);
-  const auto op = LinearOperator::FromPacked(tiles.Open());
-  const std::vector<float> x = RandomFloats(tokens * cols, 12);
-  std::vector<float> one_by_one;
-  for (size_t t = 0; t < tokens; ++t) {
-    const auto first = x.begin() + static_cast<int64_t>(t * cols);
-    const std::vector<float> y = Product(*op, Assign({first, first + cols}, cols));
-    one_by_one.insert(one_by_one.end(), y.begin(), y.end());
-  }
-  const Activations batch = Assign(x, cols);
-  OnEveryTarget([&](const std::string&) {
-    for (const size_t grain : {1, 5, 16, 53}) {
-      std::vector<float> y(tokens * rows);
-      for (size_t r = 0; r < rows; r += grain) {
-        op->Multiply(batch, r, std::min(r + grain, rows), y.data(), rows);
-      }
-      EXPECT_TRUE(SameBits(y, one_by_one)) << grain;
-    }
-  });
+  const RandomTiles tiles = RandomTrellis(GetParam(), 53, 576, 3);
+  ExpectTokensAndRowSplitsAgree(*LinearOperator::FromPacked(tiles.Open()), 70);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ByteSumTrellisTest,
@@ -139,26 +89,11 @@ INSTANTIATE_TEST_SUITE_P(All, ByteSumTrellisTest,
                                          Format{"1mad", 7}, Format{"1mad", 8}));
 
 TEST(ByteSumTrellis, ErrorComesFromQuantizedActivationsAlone) {
-  // Against the decoded weights in double precision: each activation is off by at most half a step
-  // of its block, each addition by its rounding.
   const uint64_t rows = 20, cols = 1536;
   const RandomTiles tiles = RandomTrellis({"mul1", 4}, rows, cols, 5);
   std::vector<float> weights(rows * cols);
   tiles.Open()->DecodeTile(0, rows, 0, cols, weights.data(), cols);
-  const std::vector<float> x = RandomFloats(cols, 6);
-  const Activations a = Assign(x, cols);
-  const std::vector<float> y = Product(*LinearOperator::FromPacked(tiles.Open()), a);
-  for (uint64_t r = 0; r < rows; ++r) {
-    double expected = 0, bound = 0, magnitude = 0;
-    for (uint64_t c = 0; c < cols; ++c) {
-      const double w = weights[r * cols + c];
-      expected += w * x[c];
-      bound += std::fabs(w) * a.scales(0)[c / 256 * 16 + c % 64 / 4] * 0.5001;
-      magnitude += std::fabs(w * x[c]);
-    }
-    EXPECT_NEAR(y[r], expected, bound + 1e-5 * magnitude);
-    EXPECT_GT(bound, 0);
-  }
+  ExpectErrorOfActivationsAlone(*LinearOperator::FromPacked(tiles.Open()), weights);
 }
 
 TEST(ByteSumTrellis, DecodeRowGivesTheCodecsValues) {
