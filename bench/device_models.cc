@@ -97,7 +97,8 @@ class Steps {
     return steps;
   }
 
-  // A step in which every sequence adds `tokens` tokens at `position`, and has logits of the last.
+  // A step in which every sequence adds `tokens` tokens at `position`, and a token is chosen after
+  // the last.
   absl::Status Take(uint32_t tokens, uint32_t position, StepTimes* times) {
     const std::vector<int32_t> run(tokens, 1);
     RaggedBatch batch;
@@ -106,8 +107,10 @@ class Steps {
       batch.Add(run, position, table);
       last.push_back(static_cast<uint32_t>(batch.size()) - 1);
     }
+    const std::vector<TokenChoice> greedy(last.size());
     const absl::Time begun = absl::Now();
-    QL_RETURN_IF_ERROR(model_->Step(batch, last, kv_->storage(), *workspace_).status());
+    model_->StartStep(batch, last, greedy, kv_->storage(), *workspace_);
+    QL_RETURN_IF_ERROR(model_->FinishStep(/*logits=*/0, *workspace_).status());
     const absl::Duration wall = absl::Now() - begun;
     const absl::Duration device = model_->StepTime(*workspace_);
     if (times == nullptr) return absl::OkStatus();

@@ -8,10 +8,10 @@
 // (logit - max) / temperature in fp32, the lower id among equals.
 //
 // The arithmetic is such that the order of additions does not matter. A candidate weighs
-// exp((logit - max) / temperature), in fp32 by cpu::Exp, times 2^39 and truncated: 1 at most for
-// the likeliest, 0 from 2^-39 down. Masses are sums of these integers; a vocabulary has at most
-// 2^24 entries, so they fit 64 bits. A draw is the first candidate, by id, up to which the mass
-// exceeds `random` 2^-64 of all the candidates' mass.
+// exp((logit - max) / temperature), in fp32 by cpu::Exp, times 2^39 and truncated: 2^39 for the
+// likeliest, nothing for what is 2^39 times less likely. Masses are sums of these integers; a
+// vocabulary has at most 2^24 entries, so they fit 64 bits. A draw is the first candidate, by id,
+// up to which the mass exceeds `random` 2^-64 of all the candidates' mass.
 #pragma once
 
 #include <cstddef>
