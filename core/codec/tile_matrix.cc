@@ -75,7 +75,8 @@ absl::Status TileMatrix::SetPlanes(absl::Span<const PlaneView> planes) {
 void TileMatrix::DecodeTile(uint64_t row, uint64_t rows, uint64_t col, uint64_t cols, float* out,
                             uint64_t stride) const {
   const uint64_t height = code_->tile_rows(), width = code_->tile_cols();
-  std::vector<float> values(height * width);
+  thread_local std::vector<float> values;
+  values.resize(height * width);
   for (uint64_t r = row / height; r * height < row + rows; ++r) {
     for (uint64_t c = col / width; c * width < col + cols; ++c) {
       code_->Decode(codes_ + grid_.offset(r, c), values.data());

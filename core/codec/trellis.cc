@@ -78,9 +78,21 @@ uint32_t TileState(const TrellisFormat& format, const uint8_t* bits, int step) {
 }
 
 void DecodeTile(const TrellisFormat& format, const uint8_t* bits, float* values) {
+  // The ring with its beginning repeated behind its end, where the last states reach.
+  constexpr size_t kMostBytes = kTileWeights;  // at 8 bits
+  uint8_t ring[kMostBytes + sizeof(uint32_t)];
+  const size_t bytes = format.tile_bytes();
+  std::memcpy(ring, bits, bytes);
+  std::memcpy(ring + bytes, bits, sizeof(uint32_t));
+  const float* const codebook = TrellisCodebook(format.code());
+  const auto weights = static_cast<size_t>(format.weights_per_step());
   for (int step = 0; step < format.steps(); ++step) {
-    DecodeTrellisState(format.code(), TileState(format, bits, step),
-                       values + step * format.weights_per_step());
+    const auto offset = static_cast<size_t>(format.Offset(step));
+    uint32_t window;
+    std::memcpy(&window, ring + offset / 8, sizeof(window));
+    const uint32_t state = window >> (offset % 8) & (kTrellisStates - 1);
+    for (size_t i = 0; i < weights; ++i) values[i] = codebook[state * weights + i];
+    values += weights;
   }
 }
 

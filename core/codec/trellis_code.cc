@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <vector>
 
 #include "core/base/float16.h"
 
@@ -14,19 +15,25 @@ struct Spread {
   float peak;
 };
 
+std::vector<float> MakeCodebook(TrellisCode code) {
+  const auto weights = static_cast<size_t>(WeightsPerState(code));
+  std::vector<float> values(kTrellisStates * weights);
+  for (uint32_t state = 0; state < kTrellisStates; ++state) {
+    DecodeTrellisState(code, state, values.data() + state * weights);
+  }
+  return values;
+}
+
 Spread SpreadOf(TrellisCode code) {
+  const float* const values = TrellisCodebook(code);
+  const size_t count = size_t{kTrellisStates} * static_cast<size_t>(WeightsPerState(code));
   double squares = 0;
   float peak = 0;
-  for (uint32_t state = 0; state < kTrellisStates; ++state) {
-    float values[2];
-    DecodeTrellisState(code, state, values);
-    for (int i = 0; i < WeightsPerState(code); ++i) {
-      squares += static_cast<double>(values[i]) * values[i];
-      peak = std::max(peak, std::fabs(values[i]));
-    }
+  for (size_t i = 0; i < count; ++i) {
+    squares += static_cast<double>(values[i]) * values[i];
+    peak = std::max(peak, std::fabs(values[i]));
   }
-  const double count = static_cast<double>(kTrellisStates) * WeightsPerState(code);
-  return {static_cast<float>(std::sqrt(squares / count)), peak};
+  return {static_cast<float>(std::sqrt(squares / static_cast<double>(count))), peak};
 }
 
 const Spread& CodebookSpread(TrellisCode code) {
@@ -58,6 +65,24 @@ void DecodeTrellisState(TrellisCode code, uint32_t state, float* values) {
       return;
     }
   }
+}
+
+const float* TrellisCodebook(TrellisCode code) {
+  const auto codebook = [&]<TrellisCode kCode>() {
+    static const std::vector<float> values = MakeCodebook(kCode);
+    return values.data();
+  };
+  switch (code) {
+    case TrellisCode::k1Mad:
+      return codebook.operator()<TrellisCode::k1Mad>();
+    case TrellisCode::kMul1:
+      return codebook.operator()<TrellisCode::kMul1>();
+    case TrellisCode::k3Inst:
+      return codebook.operator()<TrellisCode::k3Inst>();
+    case TrellisCode::kHyb:
+      break;
+  }
+  return codebook.operator()<TrellisCode::kHyb>();
 }
 
 float TrellisCodebookRms(TrellisCode code) { return CodebookSpread(code).rms; }

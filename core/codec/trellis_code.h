@@ -98,6 +98,9 @@ inline constexpr uint16_t kHybTable[512][2] = {
 // Writes the WeightsPerState(code) values of a state.
 void DecodeTrellisState(TrellisCode code, uint32_t state, float* values);
 
+// The values of all states, [2^16, WeightsPerState(code)]. Made at the first call for the code.
+const float* TrellisCodebook(TrellisCode code);
+
 // Root mean square of the code's values over all states.
 float TrellisCodebookRms(TrellisCode code);
 
