@@ -123,6 +123,10 @@ class Backend {
   // the device failed.
   virtual absl::Status status() const = 0;
 
+  // Bytes of the device's own memory that this backend's objects hold; 0 where they are the host's.
+  // May be asked from any thread.
+  virtual uint64_t memory_bytes() const = 0;
+
   // Packed matrices without a kernel for their form, which the device therefore keeps decoded.
   virtual uint64_t decoded_matrices() const = 0;
 

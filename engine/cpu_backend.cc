@@ -200,6 +200,7 @@ class CpuBackend final : public Backend {
   explicit CpuBackend(ThreadTeam& team) : team_(team) {}
 
   absl::Status status() const override { return absl::OkStatus(); }
+  uint64_t memory_bytes() const override { return 0; }
   uint64_t decoded_matrices() const override { return 0; }
   TrellisSearch* trellis_search() override { return nullptr; }
 

@@ -21,6 +21,7 @@ class Cpu final : public Device {
   std::string name() const override { return "cpu"; }
   std::string description() const override { return cpu::ActiveTarget(); }
   uint64_t memory_bytes() const override { return 0; }
+  absl::StatusOr<uint64_t> free_memory_bytes() const override { return 0; }
   absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(ThreadTeam& team) const override {
     return CreateCpuBackend(team);
   }
@@ -28,12 +29,14 @@ class Cpu final : public Device {
 
 class CudaDevice final : public Device {
  public:
-  CudaDevice(int index, const cuda::DeviceLibrary& library, cuda::DeviceProperties properties)
-      : index_(index), library_(library), properties_(std::move(properties)) {}
+  CudaDevice(int index, const cuda::DeviceLibrary& library,
+             std::unique_ptr<cuda::DeviceRuntime> runtime)
+      : index_(index), library_(library), runtime_(std::move(runtime)) {}
 
   std::string name() const override { return absl::StrCat("cuda:", index_); }
-  std::string description() const override { return properties_.name; }
-  uint64_t memory_bytes() const override { return properties_.total_bytes; }
+  std::string description() const override { return runtime_->properties().name; }
+  uint64_t memory_bytes() const override { return runtime_->properties().total_bytes; }
+  absl::StatusOr<uint64_t> free_memory_bytes() const override { return runtime_->FreeBytes(); }
   absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(ThreadTeam& team) const override {
     QL_ASSIGN_OR_RETURN(auto runtime, library_.open_device(index_));
     return CreateCudaBackend(std::move(runtime), *library_.kernels, team);
@@ -42,7 +45,7 @@ class CudaDevice final : public Device {
  private:
   int index_;
   const cuda::DeviceLibrary& library_;
-  cuda::DeviceProperties properties_;
+  std::unique_ptr<cuda::DeviceRuntime> runtime_;
 };
 
 // N of "cuda:N", 0 of "cuda"; null for other text.
@@ -68,8 +71,8 @@ absl::StatusOr<std::unique_ptr<Device>> OpenCpu() {
 
 absl::StatusOr<std::unique_ptr<Device>> OpenCuda(int index) {
   QL_ASSIGN_OR_RETURN(const cuda::DeviceLibrary* const library, LoadCudaLibrary());
-  QL_ASSIGN_OR_RETURN(const auto runtime, library->open_device(index));
-  return std::make_unique<CudaDevice>(index, *library, runtime->properties());
+  QL_ASSIGN_OR_RETURN(auto runtime, library->open_device(index));
+  return std::make_unique<CudaDevice>(index, *library, std::move(runtime));
 }
 
 bool NamesDevice(absl::string_view text) {

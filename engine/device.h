@@ -27,6 +27,9 @@ class Device {
   virtual std::string description() const = 0;
   // Of its own memory; 0: it uses the host's.
   virtual uint64_t memory_bytes() const = 0;
+  // What of that nobody has taken, this process or another; 0 where it uses the host's. INTERNAL
+  // when the device has failed.
+  virtual absl::StatusOr<uint64_t> free_memory_bytes() const = 0;
   // A backend for one model. `team` computes, or on a GPU rearranges weights while they are loaded;
   // it must outlive the backend.
   virtual absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(ThreadTeam& team) const = 0;

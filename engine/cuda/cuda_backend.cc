@@ -76,6 +76,7 @@ class CudaBackend final : public Backend {
         team_(team) {}
 
   absl::Status status() const override { return context_->status(); }
+  uint64_t memory_bytes() const override { return context_->memory_bytes(); }
   uint64_t decoded_matrices() const override { return decoded_matrices_; }
   TrellisSearch* trellis_search() override { return &trellis_search_; }
 

@@ -40,7 +40,7 @@ void CudaContext::Note(const char* launch_error) {
 
 absl::StatusOr<CudaMemory> CudaContext::Allocate(uint64_t bytes) {
   const absl::StatusOr<void*> memory = runtime_->Allocate(bytes);
-  if (memory.ok()) return CudaMemory(*runtime_, *memory, CudaMemory::Kind::kDevice);
+  if (memory.ok()) return CudaMemory(*runtime_, *memory, bytes, memory_bytes_);
   if (!absl::IsResourceExhausted(memory.status())) {
     Note(memory.status());
     return memory.status();
@@ -53,7 +53,7 @@ absl::StatusOr<CudaMemory> CudaContext::Allocate(uint64_t bytes) {
 
 absl::StatusOr<CudaMemory> CudaContext::AllocatePinned(uint64_t bytes) const {
   QL_ASSIGN_OR_RETURN(void* const memory, runtime_->AllocatePinned(bytes));
-  return CudaMemory(*runtime_, memory, CudaMemory::Kind::kPinned);
+  return CudaMemory(*runtime_, memory);
 }
 
 absl::StatusOr<CudaEvent> CudaContext::CreateEvent() const {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -24,11 +25,15 @@ constexpr size_t kUnfinishedSteps = 2;
 // Memory of a device, or host memory that its copies read and write directly (pinned).
 class CudaMemory {
  public:
-  enum class Kind : uint8_t { kDevice, kPinned };
-
   CudaMemory() = default;
-  CudaMemory(cuda::DeviceRuntime& runtime, void* memory, Kind kind)
-      : runtime_(&runtime), memory_(memory), kind_(kind) {}
+  // `held` counts the bytes of device memory while this object lives.
+  CudaMemory(cuda::DeviceRuntime& runtime, void* memory, uint64_t bytes,
+             std::atomic<uint64_t>& held)
+      : runtime_(&runtime), memory_(memory), bytes_(bytes), held_(&held) {
+    *held_ += bytes_;
+  }
+  CudaMemory(cuda::DeviceRuntime& runtime, void* pinned)
+      : runtime_(&runtime), memory_(pinned), kind_(Kind::kPinned) {}
   CudaMemory(CudaMemory&& other) noexcept { Swap(other); }
   CudaMemory& operator=(CudaMemory&& other) noexcept {
     CudaMemory(std::move(other)).Swap(*this);
@@ -40,6 +45,7 @@ class CudaMemory {
       runtime_->FreePinned(memory_);
     } else {
       runtime_->Free(memory_);
+      *held_ -= bytes_;
     }
   }
 
@@ -50,15 +56,21 @@ class CudaMemory {
   }
 
  private:
+  enum class Kind : uint8_t { kDevice, kPinned };
+
   void Swap(CudaMemory& other) {
     std::swap(runtime_, other.runtime_);
     std::swap(memory_, other.memory_);
     std::swap(kind_, other.kind_);
+    std::swap(bytes_, other.bytes_);
+    std::swap(held_, other.held_);
   }
 
   cuda::DeviceRuntime* runtime_ = nullptr;
   void* memory_ = nullptr;
   Kind kind_ = Kind::kDevice;
+  uint64_t bytes_ = 0;  // of device memory
+  std::atomic<uint64_t>* held_ = nullptr;
 };
 
 class CudaEvent {
@@ -97,6 +109,9 @@ class CudaContext {
   cuda::DeviceRuntime& runtime() const { return *runtime_; }
   const cuda::KernelTable& kernels() const { return kernels_; }
   cuda::Stream stream() const { return stream_; }
+
+  // Of device memory, held by what was allocated here. From any thread.
+  uint64_t memory_bytes() const { return memory_bytes_; }
 
   // The first error; while there is none, ok().
   const absl::Status& status() const { return status_; }
@@ -137,6 +152,7 @@ class CudaContext {
   std::unique_ptr<cuda::DeviceRuntime> runtime_;
   const cuda::KernelTable& kernels_;
   cuda::Stream stream_ = nullptr;
+  std::atomic<uint64_t> memory_bytes_{0};
   std::array<Staging, 2> staging_;
   absl::Status status_;
 };

@@ -9,6 +9,7 @@
 #include "engine/quantize/quantize_model.h"
 #include "kernels/cpu/linear.h"
 #include "services/common/confined_root.h"
+#include "services/common/device_metrics.h"
 #include "services/common/device_setting.h"
 #include "services/common/grpc_server.h"
 #include "services/common/metrics.h"
@@ -53,6 +54,7 @@ absl::Status Serve(const QuantizerOptions& options,
   store->SetListener([&signal](const std::string& job) { signal.Notify(job); });
   Metrics metrics(kProgram);
   metrics.Add(std::make_shared<JobGauges>(*store));
+  metrics.Add(std::make_shared<DeviceMemoryGauges>(*device));
   QuantizerMetrics quantizer_metrics(metrics.registry());
   const Publisher publisher(model_root->path());
   JobRunner runner({.max_running = options.max_running_jobs,

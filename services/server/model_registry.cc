@@ -118,7 +118,7 @@ v1::Model ModelRegistry::Present(const std::string& name, const ModelRoot::Descr
   }
   for (const auto& [id, version] : versions_) {
     if (version.name != name) continue;
-    message.set_memory_bytes(message.memory_bytes() + version.memory);
+    message.set_memory_bytes(message.memory_bytes() + version.memory());
     const bool serves = slot != slots_.end() && slot->second.model.get() == version.model;
     if (version.model != nullptr && !serves) {
       message.set_ending_versions(message.ending_versions() + 1);
@@ -213,7 +213,7 @@ std::vector<ModelRegistry::Statistics> ModelRegistry::GetStatistics() {
     if (ended != ended_.end()) AddCounters(ended->second, model.engine);
     for (const auto& [unused, version] : versions_) {
       if (version.name != name) continue;
-      model.memory += version.memory;
+      model.memory += version.memory();
       if (version.model == nullptr) continue;
       const EngineStats stats = version.model->engine->stats();
       AddCounters(stats, model.engine);
@@ -226,7 +226,7 @@ std::vector<ModelRegistry::Statistics> ModelRegistry::GetStatistics() {
 uint64_t ModelRegistry::MemoryUsed() {
   std::lock_guard<std::mutex> lock(mutex_);
   uint64_t used = 0;
-  for (const auto& [unused, version] : versions_) used += version.memory;
+  for (const auto& [unused, version] : versions_) used += version.memory();
   return used;
 }
 
@@ -344,30 +344,50 @@ absl::StatusOr<std::unique_ptr<ServedModel>> ModelRegistry::LoadVersion(
   return model;
 }
 
+uint64_t ModelRegistry::Version::memory() const {
+  const uint64_t held = model == nullptr ? 0 : model->loaded->model().backend().memory_bytes();
+  return held > 0 ? held : reserved;
+}
+
+absl::Status ModelRegistry::CheckDeviceMemory(uint64_t bytes, const std::string& what) const {
+  const Device& device = *options_.device;
+  if (device.memory_bytes() == 0) return absl::OkStatus();
+  const absl::StatusOr<uint64_t> free = device.free_memory_bytes();
+  if (!free.ok()) {
+    return absl::UnavailableError(absl::StrCat("the device failed: ", free.status().message()));
+  }
+  if (bytes <= *free) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("needs ", what, ", and ", *free, " of the ",
+                                                   device.memory_bytes(), " bytes of ",
+                                                   device.name(), " are free"));
+}
+
 absl::StatusOr<uint64_t> ModelRegistry::Reserve(const std::string& name,
                                                 const ModelRoot::Description& description) {
   const GenerationEngine::Memory engine =
       GenerationEngine::MemoryFor(description.config, options_.engine);
   const uint64_t bytes = description.weight_bytes + engine.kv_cache + engine.activations;
+  const std::string what =
+      absl::StrCat(bytes, " bytes (weights ", description.weight_bytes, ", KV cache ",
+                   engine.kv_cache, ", activations ", engine.activations, ")");
+  QL_RETURN_IF_ERROR(CheckDeviceMemory(bytes, what));
   std::lock_guard<std::mutex> lock(mutex_);
   if (draining_) return absl::UnavailableError("the server is draining");
   if (options_.memory_limit != 0) {
     uint64_t used = 0;
     uint64_t own = 0;  // of other versions of this model
     for (const auto& [unused, version] : versions_) {
-      used += version.memory;
-      if (version.name == name) own += version.memory;
+      used += version.memory();
+      if (version.name == name) own += version.memory();
     }
     const uint64_t available = options_.memory_limit - std::min(options_.memory_limit, used);
     if (bytes > available) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("needs ", bytes, " bytes (weights ", description.weight_bytes, ", KV cache ",
-                       engine.kv_cache, ", activations ", engine.activations, "), and ", available,
-                       " of the limit of ", options_.memory_limit, " are available",
-                       own == 0 ? "" : absl::StrCat("; other versions of it take ", own)));
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "needs ", what, ", and ", available, " of the limit of ", options_.memory_limit,
+          " are available", own == 0 ? "" : absl::StrCat("; other versions of it take ", own)));
     }
   }
-  versions_[++last_version_] = {.name = name, .memory = bytes, .model = nullptr, .leased = {}};
+  versions_[++last_version_] = {.name = name, .reserved = bytes, .model = nullptr, .leased = {}};
   return last_version_;
 }
 

@@ -57,7 +57,8 @@ class ModelRegistry {
     ConfinedRoot root;
     Verify verify = Verify::kHeader;
     std::shared_ptr<const Device> device;  // what all models run on
-    // Bytes of weights, KV caches and activations of all versions of all models; 0: none.
+    // Bytes of weights, KV caches and activations of all versions of all models; 0: none. What a
+    // device has of its own bounds them in any case.
     uint64_t memory_limit = 0;
     GenerationEngine::Limits engine;
   };
@@ -138,9 +139,12 @@ class ModelRegistry {
   // What takes memory: a version that is being loaded, loaded, or being freed.
   struct Version {
     std::string name;
-    uint64_t memory = 0;                 // bytes counted against the limit
+    uint64_t reserved = 0;               // bytes, estimated before it was loaded
     const ServedModel* model = nullptr;  // while loaded
     std::weak_ptr<const ServedModel> leased;
+
+    // What it has of the device's own memory, else what was reserved.
+    uint64_t memory() const;
   };
 
   // What is loaded, else what is on disk (null when nothing is), with the state it is in now.
@@ -156,6 +160,8 @@ class ModelRegistry {
   void DeviceFailed(uint64_t version, const absl::Status& status);
   // Makes a loaded version the one that takes requests.
   void Install(std::unique_ptr<ServedModel> model);
+  // Says why the device has no room for a version.
+  absl::Status CheckDeviceMemory(uint64_t bytes, const std::string& what) const;
   // Counts the memory of a version to be loaded, or says why not.
   absl::StatusOr<uint64_t> Reserve(const std::string& name,
                                    const ModelRoot::Description& description);

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status.h"
 #include "kernels/cpu/linear.h"
+#include "services/common/device_metrics.h"
 #include "services/common/device_setting.h"
 
 namespace quantloom {
@@ -40,8 +41,7 @@ Server::Server(const ServerOptions& options, ConfinedRoot root,
       models_({.root = std::move(root),
                .verify = options.verify_mode(),
                .device = device,
-               .memory_limit =
-                   options.memory_limit != 0 ? options.memory_limit : device->memory_bytes(),
+               .memory_limit = options.memory_limit,
                .engine = options.engine},
               team_),
       serving_metrics_(metrics_.registry()),
@@ -49,6 +49,7 @@ Server::Server(const ServerOptions& options, ConfinedRoot root,
       model_service_(models_, DescribeServer(*device, options.engine, team_.size(),
                                              options.grpc.max_message_bytes)) {
   metrics_.Add(std::make_shared<EngineMetrics>(models_));
+  metrics_.Add(std::make_shared<DeviceMemoryGauges>(*device));
 }
 
 // Members would do the rest, but the registry must not tell a server that is gone.

@@ -25,8 +25,9 @@ void ServerOptions::AddTo(Configuration& configuration) {
       ->check(CLI::IsMember({"header", "full"}));
   configuration
       .Add("memory-limit", memory_limit,
-           "Bytes for weights, KV caches and activations of all models, e.g. 8GiB; 0: all that the "
-           "device has of its own, on a CPU no limit")
+           "Bytes for weights, KV caches and activations of all models, e.g. 8GiB; 0: no limit but "
+           "a "
+           "GPU's free memory")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
   AddDeviceSetting(device, "What models run on", configuration);
   configuration

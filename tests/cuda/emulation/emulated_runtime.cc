@@ -33,6 +33,11 @@ EmulatedRuntime::EmulatedRuntime(uint64_t total_bytes, uint64_t shared_bytes)
                   .total_bytes = total_bytes,
                   .shared_bytes = shared_bytes} {}
 
+EmulatedRuntime::EmulatedRuntime(uint64_t total_bytes, std::shared_ptr<std::atomic<uint64_t>> used)
+    : EmulatedRuntime(total_bytes) {
+  used_bytes_ = std::move(used);
+}
+
 EmulatedRuntime::~EmulatedRuntime() {
   if (device_memory_.empty() && pinned_memory_.empty() && live_objects_ + open_ranges_ == 0) return;
   std::fprintf(stderr,
@@ -73,16 +78,16 @@ absl::Status EmulatedRuntime::CheckInside(const void* at, size_t bytes, const Me
 
 absl::StatusOr<uint64_t> EmulatedRuntime::FreeBytes() {
   QL_RETURN_IF_ERROR(Call());
-  return properties_.total_bytes - used_bytes_;
+  return properties_.total_bytes - *used_bytes_;
 }
 
 absl::StatusOr<void*> EmulatedRuntime::Allocate(size_t bytes) {
   QL_RETURN_IF_ERROR(Call());
   ++counts_.allocations;
-  if (bytes > properties_.total_bytes - used_bytes_) {
+  if (bytes > properties_.total_bytes - *used_bytes_) {
     return absl::ResourceExhaustedError("out of memory");
   }
-  used_bytes_ += bytes;
+  *used_bytes_ += bytes;
   return Take(bytes, device_memory_);
 }
 
@@ -90,7 +95,7 @@ void EmulatedRuntime::Free(void* memory) {
   if (memory == nullptr) return;
   Settle();
   const auto found = device_memory_.find(memory);
-  used_bytes_ -= found->second;
+  *used_bytes_ -= found->second;
   device_memory_.erase(found);
   ::operator delete(memory, kAlignment);
 }

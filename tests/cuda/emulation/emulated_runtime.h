@@ -1,6 +1,7 @@
 // DeviceRuntime over the emulation: device memory is the host's, and faults can be injected.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -19,6 +20,8 @@ class EmulatedRuntime final : public cuda::DeviceRuntime, public DeviceHealth {
  public:
   explicit EmulatedRuntime(uint64_t total_bytes = uint64_t{1} << 30,
                            uint64_t shared_bytes = uint64_t{227} << 10);
+  // One of several of a device, which share its memory: `used` counts what they have taken.
+  EmulatedRuntime(uint64_t total_bytes, std::shared_ptr<std::atomic<uint64_t>> used);
   ~EmulatedRuntime() override;
 
   // Lets `calls` further calls succeed (work for streams counts, what frees does not); then they
@@ -72,7 +75,7 @@ class EmulatedRuntime final : public cuda::DeviceRuntime, public DeviceHealth {
   absl::Status RunWaiting(cuda::Stream stream, cuda::Event until);
 
   cuda::DeviceProperties properties_;
-  uint64_t used_bytes_ = 0;
+  std::shared_ptr<std::atomic<uint64_t>> used_bytes_ = std::make_shared<std::atomic<uint64_t>>(0);
   Memory device_memory_;
   Memory pinned_memory_;
   std::set<cuda::Stream> streams_;
