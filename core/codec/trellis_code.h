@@ -61,6 +61,12 @@ QL_HOST_DEVICE constexpr float CodeMul1(uint32_t state) {
   return static_cast<float>(CodeMul1Integer(state));
 }
 
+// 3INST: the congruence, and what makes two binary16 numbers of its result: (x & kept) ^ flipped.
+constexpr uint32_t k3InstMultiplier = 89226354u;
+constexpr uint32_t k3InstAddend = 64248484u;
+constexpr uint32_t k3InstKept = 0x8FFF8FFFu;
+constexpr uint32_t k3InstFlipped = 0x3B603B60u;
+
 // 3INST's halves are binary16 numbers with biased exponents 12 .. 15, multiples of 2^-13; this is
 // the multiple.
 QL_HOST_DEVICE constexpr int32_t Code3InstHalf(uint32_t half) {
@@ -72,7 +78,7 @@ QL_HOST_DEVICE constexpr int32_t Code3InstHalf(uint32_t half) {
 // 3INST: the sum of two binary16 numbers, rounded to binary16 (nearest, ties to even) as the
 // hardware's addition does; within +-4.
 QL_HOST_DEVICE constexpr float Code3Inst(uint32_t state) {
-  const uint32_t x = ((state * 89226354u + 64248484u) & 0x8FFF8FFFu) ^ 0x3B603B60u;
+  const uint32_t x = ((state * k3InstMultiplier + k3InstAddend) & k3InstKept) ^ k3InstFlipped;
   const int32_t sum = Code3InstHalf(x & 0xFFFFu) + Code3InstHalf(x >> 16);
   const uint32_t magnitude = static_cast<uint32_t>(sum < 0 ? -sum : sum);
   // Bits below the 11 significant ones; the sum is below 2^15.

@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "core/transform/incoherence.h"
 #include "kernels/cpu/dense.h"
 #include "kernels/cpu/token_blocks.h"
+#include "kernels/cpu/trellis_decode.h"
+#include "kernels/cpu/trellis_operator.h"
 
 namespace quantloom::cpu {
 namespace {
@@ -21,7 +24,10 @@ class DecodedOperator final : public LinearOperator {
   explicit DecodedOperator(std::unique_ptr<PackedMatrix> matrix)
       : LinearOperator(matrix->rows(), matrix->cols()),
         matrix_(std::move(matrix)),
-        stride_((cols() + 15) / 16 * 16) {}
+        stride_((cols() + 15) / 16 * 16) {
+    trellis_ = PlainTrellis(*matrix_);
+    if (trellis_ && !IsHalfTrellis(*trellis_)) trellis_.reset();
+  }
 
   bool needs_quantized_activations() const override { return false; }
   const Incoherence* incoherence() const override { return matrix_->incoherence(); }
@@ -30,15 +36,17 @@ class DecodedOperator final : public LinearOperator {
                 size_t stride) const override {
     thread_local AlignedVector<float> panel;
     panel.resize(kPanelRows * stride_);
-    for (size_t r = 0; r < kPanelRows; ++r) {
-      std::fill(panel.begin() + r * stride_ + cols(), panel.begin() + (r + 1) * stride_, 0.0f);
-    }
     for (size_t row = row_begin; row < row_end;) {
       const size_t count = std::min(kPanelRows - row % kPanelRows, row_end - row);
-      matrix_->DecodeTile(row, count, 0, cols(), panel.data(), stride_);
+      const float* const rows =
+          trellis_ ? DecodeTiles(row / kPanelRows, panel.data()) + row % kPanelRows * stride_
+                   : panel.data();
+      if (!trellis_) matrix_->DecodeTile(row, count, 0, cols(), panel.data(), stride_);
+      for (size_t r = 0; r < kPanelRows; ++r) {
+        std::fill(panel.begin() + r * stride_ + cols(), panel.begin() + (r + 1) * stride_, 0.0f);
+      }
       ForTokenBlocks(x.tokens(), stride_ * sizeof(float), [&](size_t first, size_t tokens) {
-        MultiplyFloats(panel.data(), stride_, count, x, first, tokens, y + first * stride + row,
-                       stride);
+        MultiplyFloats(rows, stride_, count, x, first, tokens, y + first * stride + row, stride);
       });
       row += count;
     }
@@ -54,7 +62,20 @@ class DecodedOperator final : public LinearOperator {
     matrix_->DecodeTile(row, 1, 0, cols(), out, cols());
   }
 
+  // Decodes a row of QTIP's tiles to `panel` [kPanelRows, stride_], and returns it.
+  const float* DecodeTiles(size_t row_tile, float* panel) const {
+    const auto& tiles = static_cast<const TileMatrix&>(*matrix_);
+    float scales[kPanelRows] = {};
+    for (size_t r = 0; r < kPanelRows && row_tile * kPanelRows + r < rows(); ++r) {
+      scales[r] = tiles.scale(row_tile * kPanelRows + r);
+    }
+    DecodeHalfTrellis(*trellis_,
+                      {tiles.tile(row_tile, 0), tiles.grid().col_tiles, scales, panel, stride_});
+    return panel;
+  }
+
   std::unique_ptr<PackedMatrix> matrix_;
+  std::optional<TrellisFormat> trellis_;  // where a kernel decodes it
   size_t stride_;  // floats of a decoded row: cols rounded up to 16, zeros behind
 };
 

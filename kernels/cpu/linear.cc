@@ -18,7 +18,8 @@ std::unique_ptr<LinearOperator> LinearOperator::FromPacked(std::unique_ptr<Packe
   const auto as_tiles = [&] {
     return std::unique_ptr<TileMatrix>(static_cast<TileMatrix*>(matrix.release()));
   };
-  if (const auto format = ByteSumTrellis(*matrix)) return MakeTrellisOperator(as_tiles(), *format);
+  const auto trellis = PlainTrellis(*matrix);
+  if (trellis && IsByteSumTrellis(*trellis)) return MakeTrellisOperator(as_tiles(), *trellis);
   if (const auto rate = PlainE8p(*matrix)) return MakeE8pOperator(as_tiles(), *rate);
   return MakeDecodedOperator(std::move(matrix));
 }

@@ -78,16 +78,18 @@ class TrellisOperator final : public LinearOperator {
 
 }  // namespace
 
-std::optional<TrellisFormat> ByteSumTrellis(const PackedMatrix& matrix) {
+std::optional<TrellisFormat> PlainTrellis(const PackedMatrix& matrix) {
   const auto* tiles = dynamic_cast<const TileMatrix*>(&matrix);
   if (tiles == nullptr || tiles->has_outliers()) return std::nullopt;
   absl::StatusOr<Recipe> recipe = Recipe::Parse(matrix.recipe());
   if (!recipe.ok() || recipe->codec != "qtip") return std::nullopt;
   const absl::StatusOr<TrellisFormat> format = TakeTrellisFormat(*recipe);
-  if (!format.ok() || format->half_bits() > kMostHalfBits) return std::nullopt;
-  const bool byte_sum =
-      format->code() == TrellisCode::k1Mad || format->code() == TrellisCode::kMul1;
-  return byte_sum ? std::optional(*format) : std::nullopt;
+  return format.ok() ? std::optional(*format) : std::nullopt;
+}
+
+bool IsByteSumTrellis(const TrellisFormat& format) {
+  const bool byte_sum = format.code() == TrellisCode::k1Mad || format.code() == TrellisCode::kMul1;
+  return byte_sum && format.half_bits() <= kMostHalfBits;
 }
 
 std::unique_ptr<LinearOperator> MakeTrellisOperator(std::unique_ptr<TileMatrix> matrix,

@@ -1,4 +1,5 @@
 // QTIP's matrices as operators, where the code is a sum of bytes: MUL1 and 1MAD, 1 to 4 bits.
+// kernels/cpu/decoded_operator.h has the others.
 #pragma once
 
 #include <memory>
@@ -10,9 +11,11 @@
 
 namespace quantloom::cpu {
 
-// The format of a matrix that MakeTrellisOperator takes, a TileMatrix without outliers; nullopt for
-// others.
-std::optional<TrellisFormat> ByteSumTrellis(const PackedMatrix& matrix);
+// The format of a QTIP matrix without outliers, a TileMatrix; nullopt for others.
+std::optional<TrellisFormat> PlainTrellis(const PackedMatrix& matrix);
+
+// Whether MakeTrellisOperator takes the format.
+bool IsByteSumTrellis(const TrellisFormat& format);
 
 // Copies the tiles, rearranged for the kernel.
 std::unique_ptr<LinearOperator> MakeTrellisOperator(std::unique_ptr<TileMatrix> matrix,

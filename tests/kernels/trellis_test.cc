@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -110,6 +111,61 @@ TEST(ByteSumTrellis, WeightBytesAreThoseOfTheTiles) {
   const RandomTiles tiles = RandomTrellis({"mul1", 6}, 64, 1024, 1);
   EXPECT_EQ(LinearOperator::FromPacked(tiles.Open())->weight_bytes(), 64u * 1024 * 3 / 8);
 }
+
+class HalfTrellisTest : public testing::TestWithParam<Format> {};
+
+TEST_P(HalfTrellisTest, ProductIsTheSixteenLaneSumOfTheCodecsValues) {
+  for (const uint64_t cols : {1, 15, 16, 17, 40, 100}) {
+    for (const uint64_t rows : {1, 16, 37}) {
+      const RandomTiles tiles = RandomTrellis(GetParam(), rows, cols, cols * 50 + rows);
+      std::vector<float> weights(rows * cols);
+      tiles.Open()->DecodeTile(0, rows, 0, cols, weights.data(), cols);
+      const auto op = LinearOperator::FromPacked(tiles.Open());
+      const std::vector<float> x = RandomFloats(2 * cols, 7);
+      Activations activations;
+      activations.Assign(x.data(), 2, cols, cols, op->needs_quantized_activations());
+      std::vector<float> expected;
+      for (size_t t = 0; t < 2; ++t) {
+        for (uint64_t r = 0; r < rows; ++r) {
+          expected.push_back(SixteenLaneDot(&weights[r * cols], &x[t * cols], cols));
+        }
+      }
+      OnEveryTarget([&](const std::string& target) {
+        for (const size_t grain : {size_t{5}, size_t{rows}}) {
+          std::vector<float> y(2 * rows);
+          for (size_t r = 0; r < rows; r += grain) {
+            op->Multiply(activations, r, std::min<size_t>(r + grain, rows), y.data(), rows);
+          }
+          ASSERT_TRUE(SameBits(y, expected)) << target << " rows " << rows << " cols " << cols;
+        }
+      });
+    }
+  }
+}
+
+TEST_P(HalfTrellisTest, StatesDecodeToTheirValues) {
+  const RandomTiles tiles = RandomTrellis(GetParam(), 512, 512, 4);
+  std::vector<float> expected(512 * 512);
+  tiles.Open()->DecodeTile(0, 512, 0, 512, expected.data(), 512);
+  const auto op = LinearOperator::FromPacked(tiles.Open());
+  for (size_t c = 0; c < 512; c += 37) {
+    std::vector<float> unit(512);
+    unit[c] = 1;
+    Activations x;
+    x.Assign(unit.data(), 1, 512, 512, false);
+    OnEveryTarget([&](const std::string&) {
+      const std::vector<float> y = Product(*op, x);
+      for (size_t r = 0; r < 512; ++r) ASSERT_EQ(y[r], expected[r * 512 + c]) << r << ", " << c;
+    });
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, HalfTrellisTest,
+                         testing::Values(Format{"3inst", 2}, Format{"3inst", 3}, Format{"3inst", 4},
+                                         Format{"3inst", 5}, Format{"3inst", 6}, Format{"3inst", 7},
+                                         Format{"3inst", 8}, Format{"hyb", 2}, Format{"hyb", 3},
+                                         Format{"hyb", 4}, Format{"hyb", 5}, Format{"hyb", 6},
+                                         Format{"hyb", 7}, Format{"hyb", 8}));
 
 TEST(ByteSumTrellis, OtherCodesAndRatesAreDecoded) {
   for (const Format& format : {Format{"3inst", 4}, Format{"hyb", 4}, Format{"mul1", 10}}) {

@@ -66,8 +66,8 @@ struct TrellisStreams {
 
 // 3INST of two states, the first in the low half (QTIP, algorithm 2; Code3Inst).
 __device__ __forceinline__ uint32_t Decode3Inst(uint32_t first, uint32_t second) {
-  const uint32_t x = ((first * 89226354u + 64248484u) & 0x8FFF8FFFu) ^ 0x3B603B60u;
-  const uint32_t y = ((second * 89226354u + 64248484u) & 0x8FFF8FFFu) ^ 0x3B603B60u;
+  const uint32_t x = ((first * k3InstMultiplier + k3InstAddend) & k3InstKept) ^ k3InstFlipped;
+  const uint32_t y = ((second * k3InstMultiplier + k3InstAddend) & k3InstKept) ^ k3InstFlipped;
   return AddHalves(__byte_perm(x, y, 0x5410), __byte_perm(x, y, 0x7632));
 }
 
