@@ -17,6 +17,7 @@ v1::QuantizeEvent EventIn(v1::JobState state, uint64_t sequence) {
   job.mutable_request()->set_recipe("icquant:bits=2");
   job.mutable_create_time()->set_seconds(1'700'000'000);
   if (state == v1::JOB_STATE_SUCCEEDED) {
+    job.mutable_progress()->set_device("cuda:0");
     v1::QuantizeResult& result = *job.mutable_result();
     result.set_path("/models/tiny-2bit");
     result.set_linear_bits_per_weight(2.3412);

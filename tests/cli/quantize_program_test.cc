@@ -68,6 +68,7 @@ TEST(QuantizeProgramTest, Success_PrintsASummary) {
             "source          tiny\n"
             "output          tiny-2bit\n"
             "recipe          icquant:bits=2\n"
+            "device          cuda:0\n"
             "bits/weight     2.341 linear layers, 3.912 all tensors\n"
             "size            52.3 MB\n"
             "measured on     inline (10,240 tokens scored)\n"
