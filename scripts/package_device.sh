@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Gathers what a bare GPU machine needs to test, measure and run Quantloom: one with NVIDIA's driver and an ordinary
 # Linux, no toolkit and none of the packages. The kernels' tests, device_bench, server, client and libquantloom_cuda.so
-# come with the libraries that they load, and small random models come packed by each codec.
+# come with the libraries that they load; so do the quantizer, a small random model, and what each codec made of it.
 #
 #   scripts/package_device.sh                       build/device-bundle, and build/device-bundle.tar.xz
 #   scripts/package_device.sh MODEL_DIRECTORY...    with these packed models as well
@@ -23,10 +23,10 @@ BUNDLE=$ROOT/build/device-bundle
 LIMIT_MIB=${QUANTLOOM_BUNDLE_MIB:-56}
 [[ -e $BIN/libquantloom_cuda.so ]] || fail "this build has no CUDA device code: no toolkit was found"
 rm -rf "$BUNDLE" "$BUNDLE.tar.xz"
-mkdir -p "$BUNDLE"/{bin,lib,models}
+mkdir -p "$BUNDLE"/{bin,lib,models,sources}
 
 say "Gathering programs and the libraries that they load"
-for file in cuda_device_tests device_bench quantloom-server quantloom libquantloom_cuda.so; do
+for file in cuda_device_tests device_bench quantloom-server quantloom-quantizer quantloom libquantloom_cuda.so; do
   cp "$BIN/$file" "$BUNDLE/bin/"
 done
 # Everything but the C library, which belongs to the machine's loader.
@@ -48,10 +48,10 @@ end_quantizer() {
   rm -rf "$work"
 }
 trap end_quantizer EXIT
-mkdir -p "$work/sources" "$work/state"
-"$BIN/tiny_model_writer" "$work/sources/random" 256
-"$BIN/quantloom-quantizer" --address=127.0.0.1:0 --metrics-address= --port-file="$work/port" \
-  --source-root="$work/sources" --model-root="$BUNDLE/models" --state-dir="$work/state" 2>"$work/quantizer.log" &
+mkdir -p "$work/state"
+"$BIN/tiny_model_writer" "$BUNDLE/sources/random" 256
+"$BIN/quantloom-quantizer" --device=cpu --address=127.0.0.1:0 --metrics-address= --port-file="$work/port" \
+  --source-root="$BUNDLE/sources" --model-root="$BUNDLE/models" --state-dir="$work/state" 2>"$work/quantizer.log" &
 quantizer=$!
 for _ in {1..300}; do
   [[ -s $work/port ]] && break

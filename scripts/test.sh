@@ -15,6 +15,8 @@ case ${1:-} in
   *) fail "usage: scripts/test.sh [--sanitizers]" ;;
 esac
 
+# Device code for one GPU, and as PTX: that all of it compiles is known then.
+export QUANTLOOM_CUDA_ARCHITECTURES=${QUANTLOOM_CUDA_ARCHITECTURES:-90}
 install_packages "${BUILD_PACKAGES[@]}" "${CHECK_PACKAGES[@]}"
 python_environment "$ROOT/tests/requirements.txt"
 fetch_model

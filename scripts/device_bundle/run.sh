@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs a bundle of scripts/package_device.sh on this machine: the kernels' tests, then device_bench, then server and
-# client end to end, each model's answers on the device beside those on the CPU. Ends with status 1 when something failed.
+# client end to end, each model's answers on the device beside those on the CPU, and the quantizer, whose bytes must be
+# those of the CPU. Ends with status 1 when something failed.
 #
 #   run.sh [--device cuda|cpu] [--output DIRECTORY] [-- OPTION...]
 #
@@ -16,7 +17,7 @@ while (($#)); do
     --device) device=$2 && shift 2 ;;
     --output) output=$2 && shift 2 ;;
     --) shift && break ;;
-    *) sed -n '2,8s/^# \{0,1\}//p' "$0" && exit 2 ;;
+    *) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 2 ;;
   esac
 done
 mkdir -p "$output"
@@ -43,40 +44,48 @@ if [[ $device != cpu ]]; then
   grep '^#' "$output/device_bench.tsv"
 fi
 
-server=
-end_server() {
-  [[ -n $server ]] || return 0
-  kill "$server" 2>/dev/null
-  wait "$server"
-  server=
+service=
+end_service() {
+  [[ -n $service ]] || return 0
+  kill "$service" 2>/dev/null
+  wait "$service"
+  service=
 }
-trap end_server EXIT
+trap end_service EXIT
+
+# start DIRECTORY NAME FLAG...: starts a service on a free port, which is then in DIRECTORY/NAME.port.
+start() {
+  local log=$1/$2.log port=$1/$2.port program=$here/bin/quantloom-$2
+  shift 2
+  rm -f "$port"
+  "$program" --address=127.0.0.1:0 --metrics-address= --port-file="$port" "$@" 2>"$log" &
+  service=$!
+  for _ in {1..600}; do
+    [[ -s $port ]] && return 0
+    kill -0 "$service" 2>/dev/null || break
+    sleep 0.1
+  done
+  note "$(basename "$program"): $(tail -1 "$log")"
+  end_service
+  return 1
+}
 
 # answers DEVICE: what every model of the bundle says on it, into $output/DEVICE/MODEL.N.json.
 answers() {
   local on=$1 model prompt number
   rm -rf "${output:?}/$on" && mkdir -p "$output/$on"
-  "$here/bin/quantloom-server" --address=127.0.0.1:0 --metrics-address= --port-file="$output/$on/port" --device="$on" \
-    --model-root="$here/models" --load-all=true 2>"$output/$on/server.log" &
-  server=$!
-  for _ in {1..600}; do
-    [[ -s $output/$on/port ]] && break
-    kill -0 "$server" 2>/dev/null || break
-    sleep 0.1
-  done
-  if [[ ! -s $output/$on/port ]]; then
-    note "quantloom-server --device=$on: $(tail -1 "$output/$on/server.log")"
-    end_server
-    return
-  fi
+  start "$output/$on" server --device="$on" --model-root="$here/models" || return
+  local client=("$here/bin/quantloom" --server "127.0.0.1:$(<"$output/$on/server.port")" --timeout 120s)
   for model in "$here"/models/*/; do
     model=$(basename "$model")
+    "${client[@]}" model load "$model" >/dev/null || note "model load: $model on $on"
     number=0
     while IFS= read -r prompt; do
       number=$((number + 1))
-      "$here/bin/quantloom" --server "127.0.0.1:$(<"$output/$on/port")" --timeout 120s generate --json --model "$model" \
-        --logprobs 20 --ignore-eos --no-prefix-cache -n 16 "$prompt" >"$output/$on/$model.$number.json" ||
+      "${client[@]}" generate --json --model "$model" --logprobs 20 --ignore-eos --no-prefix-cache -n 16 "$prompt" \
+        >"$output/$on/$model.$number.json" ||
         note "generate: $model on $on"
+      kill -0 "$service" 2>/dev/null || { note "quantloom-server: $(tail -1 "$output/$on/server.log")" && break 2; }
     done <<'PROMPTS'
 Why is the sky blue?
 The three primary colours are
@@ -86,7 +95,7 @@ int main() { return
 A loom is a device used to weave cloth. The basic purpose of any loom is to hold the warp threads under tension.
 PROMPTS
   done
-  end_server
+  end_service
 }
 
 begin "End to end on the CPU"
@@ -99,6 +108,21 @@ if command -v python3 >/dev/null; then
   python3 "$here/compare_devices.py" "$output/first" "$output/$device" || note "answers differ"
 else
   note "python3 is missing: compare_devices.py has not compared $output/first with $output/$device"
+fi
+
+begin "Quantizing on $device"
+rm -rf "$output/quantized" && mkdir -p "$output/quantized/models" "$output/quantized/state"
+if start "$output/quantized" quantizer --device="$device" --source-root="$here/sources" \
+  --model-root="$output/quantized/models" --state-dir="$output/quantized/state"; then
+  "$here/bin/quantloom" --quantizer "127.0.0.1:$(<"$output/quantized/quantizer.port")" quantize random qtip-2 \
+    --recipe qtip:bits=2 >"$output/quantized/events" || note "quantize"
+  end_service
+  if cmp "$here/models/qtip-2/model-00001-of-00001.safetensors" \
+    "$output/quantized/models/qtip-2/model-00001-of-00001.safetensors"; then
+    echo "the bytes are the CPU's"
+  else
+    note "quantized bytes differ from the CPU's"
+  fi
 fi
 
 if ((failed)); then echo "FAILED"; else echo "PASSED"; fi

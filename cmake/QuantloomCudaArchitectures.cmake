@@ -1,0 +1,17 @@
+# The GPUs to build for: by default machine code for those of 8.0, 8.6, 8.9, 9.0, 10.0 and 12.0, as far as the compiler
+# knows them, and PTX of the last, from which drivers make the code of later ones. Every one takes as long again.
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-arch OUTPUT_VARIABLE known)
+  set(architectures "")
+  foreach(architecture 80 86 89 90 100 120)
+    if(known MATCHES "compute_${architecture}[\r\n]")
+      list(APPEND architectures ${architecture}-real)
+      set(newest ${architecture})
+    endif()
+  endforeach()
+  if(NOT architectures)
+    message(FATAL_ERROR "${CMAKE_CUDA_COMPILER} builds for none of the GPUs that there are kernels for")
+  endif()
+  list(APPEND architectures ${newest}-virtual)
+endif()
+set(CMAKE_CUDA_ARCHITECTURES "${architectures}" CACHE STRING "Compute capabilities to build for")
