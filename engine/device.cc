@@ -29,9 +29,9 @@ class Cpu final : public Device {
 
 class CudaDevice final : public Device {
  public:
-  CudaDevice(int index, const cuda::DeviceLibrary& library,
+  CudaDevice(int index, CudaPrefill prefill, const cuda::DeviceLibrary& library,
              std::unique_ptr<cuda::DeviceRuntime> runtime)
-      : index_(index), library_(library), runtime_(std::move(runtime)) {}
+      : index_(index), prefill_(prefill), library_(library), runtime_(std::move(runtime)) {}
 
   std::string name() const override { return absl::StrCat("cuda:", index_); }
   std::string description() const override { return runtime_->properties().name; }
@@ -39,11 +39,16 @@ class CudaDevice final : public Device {
   absl::StatusOr<uint64_t> free_memory_bytes() const override { return runtime_->FreeBytes(); }
   absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(ThreadTeam& team) const override {
     QL_ASSIGN_OR_RETURN(auto runtime, library_.open_device(index_));
-    return CreateCudaBackend(std::move(runtime), *library_.kernels, team);
+    std::unique_ptr<cuda::DenseLibrary> dense;
+    if (prefill_ == CudaPrefill::kCublas) {
+      QL_ASSIGN_OR_RETURN(dense, library_.open_dense_library(index_));
+    }
+    return CreateCudaBackend(std::move(runtime), *library_.kernels, team, std::move(dense));
   }
 
  private:
   int index_;
+  CudaPrefill prefill_;
   const cuda::DeviceLibrary& library_;
   std::unique_ptr<cuda::DeviceRuntime> runtime_;
 };
@@ -69,29 +74,36 @@ absl::StatusOr<std::unique_ptr<Device>> OpenCpu() {
   return std::make_unique<Cpu>();
 }
 
-absl::StatusOr<std::unique_ptr<Device>> OpenCuda(int index) {
+absl::StatusOr<std::unique_ptr<Device>> OpenCuda(int index, CudaPrefill prefill) {
   QL_ASSIGN_OR_RETURN(const cuda::DeviceLibrary* const library, LoadCudaLibrary());
   QL_ASSIGN_OR_RETURN(auto runtime, library->open_device(index));
-  return std::make_unique<CudaDevice>(index, *library, std::move(runtime));
+  // Models open it for themselves; this is to fail before one is loaded.
+  if (prefill == CudaPrefill::kCublas) {
+    QL_RETURN_IF_ERROR(library->open_dense_library(index).status());
+  }
+  return std::make_unique<CudaDevice>(index, prefill, *library, std::move(runtime));
 }
 
 bool NamesDevice(absl::string_view text) {
   return text == "auto" || text == "cpu" || CudaIndex(text).has_value();
 }
 
-absl::StatusOr<DeviceChoice> ChooseDevice(absl::string_view text) {
+absl::StatusOr<DeviceChoice> ChooseDevice(absl::string_view text, CudaPrefill prefill) {
   if (!NamesDevice(text)) {
     return absl::InvalidArgumentError(
         absl::StrCat("device '", text, "': must be auto, cpu, cuda or cuda:N"));
   }
   DeviceChoice choice;
   if (const std::optional<int> index = CudaIndex(text)) {
-    QL_ASSIGN_OR_RETURN(choice.device, OpenCuda(*index));
+    QL_ASSIGN_OR_RETURN(choice.device, OpenCuda(*index, prefill));
     return choice;
   }
   if (text == "auto") {
-    absl::StatusOr<std::unique_ptr<Device>> cuda = OpenCuda(0);
-    if (cuda.ok()) return DeviceChoice{*std::move(cuda), absl::OkStatus()};
+    const absl::StatusOr<std::unique_ptr<Device>> cuda = OpenCuda(0);
+    if (cuda.ok()) {
+      QL_ASSIGN_OR_RETURN(choice.device, OpenCuda(0, prefill));
+      return choice;
+    }
     choice.fallback = cuda.status();
   }
   QL_ASSIGN_OR_RETURN(choice.device, OpenCpu());

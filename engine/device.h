@@ -35,11 +35,18 @@ class Device {
   virtual absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(ThreadTeam& team) const = 0;
 };
 
+// What multiplies a prompt's rows, many at a time, on CUDA devices.
+enum class CudaPrefill : uint8_t {
+  kFused,   // kernels that decode weights as they multiply: a row's result is the same in any batch
+  kCublas,  // cuBLAS, with weights expanded to fp16: results depend on how many rows a step has
+};
+
 // FAILED_PRECONDITION for a CPU without the needed instructions.
 absl::StatusOr<std::unique_ptr<Device>> OpenCpu();
 // FAILED_PRECONDITION where the shared library for CUDA, a driver, or a device that it has code for
-// is missing; INVALID_ARGUMENT for an index out of range.
-absl::StatusOr<std::unique_ptr<Device>> OpenCuda(int index);
+// is missing, or with kCublas cuBLAS; INVALID_ARGUMENT for an index out of range.
+absl::StatusOr<std::unique_ptr<Device>> OpenCuda(int index,
+                                                 CudaPrefill prefill = CudaPrefill::kFused);
 
 struct DeviceChoice {
   std::unique_ptr<Device> device;
@@ -50,7 +57,9 @@ struct DeviceChoice {
 bool NamesDevice(absl::string_view text);
 
 // "auto": CUDA device 0 where there is one, else the CPU; "cpu"; "cuda", which is "cuda:0";
-// "cuda:N". INVALID_ARGUMENT for other text.
-absl::StatusOr<DeviceChoice> ChooseDevice(absl::string_view text);
+// "cuda:N". INVALID_ARGUMENT for other text. FAILED_PRECONDITION where a CUDA device is taken,
+// kCublas asked for, and no cuBLAS found; the CPU does not care.
+absl::StatusOr<DeviceChoice> ChooseDevice(absl::string_view text,
+                                          CudaPrefill prefill = CudaPrefill::kFused);
 
 }  // namespace quantloom

@@ -12,6 +12,7 @@
 #include "engine/cuda/cuda_batch.h"
 #include "engine/cuda/cuda_buffer.h"
 #include "engine/cuda/cuda_context.h"
+#include "engine/cuda/cuda_dense_products.h"
 #include "engine/cuda/cuda_hessian.h"
 #include "engine/cuda/cuda_matrix.h"
 #include "engine/cuda/cuda_transform.h"
@@ -69,11 +70,13 @@ const CudaBatch& Cuda(const DeviceBatch& batch) { return static_cast<const CudaB
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(std::unique_ptr<CudaContext> context, ThreadTeam& team)
+  CudaBackend(std::unique_ptr<CudaContext> context, ThreadTeam& team,
+              std::unique_ptr<cuda::DenseLibrary> dense)
       : context_(std::move(context)),
         transforms_(*context_),
         trellis_search_(*context_),
-        team_(team) {}
+        team_(team),
+        dense_(*context_, std::move(dense)) {}
 
   absl::Status status() const override { return context_->status(); }
   uint64_t memory_bytes() const override { return context_->memory_bytes(); }
@@ -148,11 +151,17 @@ class CudaBackend final : public Backend {
                 const DeviceVector& weight, float eps, DeviceBuffer& out);
   void Transform(const CudaTransform& transform, const float* x, uint32_t x_stride, size_t n,
                  float* out, uint32_t out_stride);
+  // x as the matrix's input is transformed, and room in the `index`-th of the buffer's forms for
+  // what is made of it. Null on failure.
+  const float* TransformInput(const CudaMatrix& matrix, size_t n, CudaBuffer& x, size_t index);
   // x as the matrix reads it; the `index`-th of the buffer's forms holds it.
   cuda::Activations Prepare(const CudaMatrix& matrix, size_t n, CudaBuffer& x, size_t index);
   // The products of `weights` with one x, y[m] rows of `stride` elements; outputs restored.
   void Multiply(absl::Span<const DeviceMatrix* const> weights, size_t n, DeviceBuffer& x, float* y,
                 uint32_t stride);
+  // The same by the dense library.
+  void MultiplyDense(absl::Span<const DeviceMatrix* const> weights, size_t n, DeviceBuffer& x,
+                     float* y, uint32_t stride);
   // Has memory for the whole buffer afterwards, except on failure.
   void Allocate(const CudaBuffer& buffer, CudaBuffer::Host& host);
 
@@ -160,6 +169,7 @@ class CudaBackend final : public Backend {
   CudaTransforms transforms_;
   CudaTrellisSearch trellis_search_;
   ThreadTeam& team_;
+  CudaDenseProducts dense_;
   uint64_t decoded_matrices_ = 0;
 };
 
@@ -287,8 +297,8 @@ void CudaBackend::Transform(const CudaTransform& transform, const float* x, uint
                                           out, out_stride, stream()));
 }
 
-cuda::Activations CudaBackend::Prepare(const CudaMatrix& matrix, size_t n, CudaBuffer& x,
-                                       size_t index) {
+const float* CudaBackend::TransformInput(const CudaMatrix& matrix, size_t n, CudaBuffer& x,
+                                         size_t index) {
   PreparedForm& form = x.form(index);
   const auto max_rows = static_cast<uint32_t>(x.max_rows());
   if (form.prepared.empty()) {
@@ -305,10 +315,16 @@ cuda::Activations CudaBackend::Prepare(const CudaMatrix& matrix, size_t n, CudaB
     Transform(*matrix.input(), from, x.stride(), n, form.transformed.as<float>(), x.stride());
     from = form.transformed.as<float>();
   }
-  if (!ok()) return {};
+  return ok() ? from : nullptr;
+}
+
+cuda::Activations CudaBackend::Prepare(const CudaMatrix& matrix, size_t n, CudaBuffer& x,
+                                       size_t index) {
+  const float* const from = TransformInput(matrix, n, x, index);
+  if (from == nullptr) return {};
   const cuda::Activations activations =
       kernels().activations_at(cuda::ActivationFormOf(matrix.view()), static_cast<uint32_t>(n),
-                               x.stride(), form.prepared.as<void>());
+                               x.stride(), x.form(index).prepared.as<void>());
   context_->Note(
       kernels().prepare_activations(from, x.stride(), x.stride(), activations, stream()));
   return activations;
@@ -316,6 +332,7 @@ cuda::Activations CudaBackend::Prepare(const CudaMatrix& matrix, size_t n, CudaB
 
 void CudaBackend::Multiply(absl::Span<const DeviceMatrix* const> weights, size_t n, DeviceBuffer& x,
                            float* y, uint32_t stride) {
+  if (dense_.takes(n)) return MultiplyDense(weights, n, x, y, stride);
   // What the matrices before have read.
   struct Input {
     const CudaMatrix* reader;
@@ -333,6 +350,30 @@ void CudaBackend::Multiply(absl::Span<const DeviceMatrix* const> weights, size_t
     }
     if (!ok()) return;
     context_->Note(kernels().multiply(matrix.view(), input->activations, y, stride, stream()));
+    if (matrix.output() != nullptr) Transform(*matrix.output(), y, stride, n, y, stride);
+    y += matrix.rows();
+  }
+}
+
+void CudaBackend::MultiplyDense(absl::Span<const DeviceMatrix* const> weights, size_t n,
+                                DeviceBuffer& x, float* y, uint32_t stride) {
+  absl::InlinedVector<const CudaMatrix*, 4> readers;  // whose inputs have been made
+  const auto rows = static_cast<uint32_t>(n);
+  const uint32_t cols = Cuda(x).stride();
+  for (const DeviceMatrix* weight : weights) {
+    const CudaMatrix& matrix = Cuda(*weight);
+    const auto reader = std::find_if(readers.begin(), readers.end(), [&](const CudaMatrix* other) {
+      return other->input() == matrix.input();
+    });
+    const auto index = static_cast<size_t>(reader - readers.begin());
+    if (reader == readers.end()) {
+      readers.push_back(&matrix);
+      const float* const from = TransformInput(matrix, n, Cuda(x), index);
+      if (from == nullptr) return;
+      dense_.Prepare(from, rows, cols, Cuda(x).form(index).prepared.as<void>());
+    }
+    dense_.Multiply(matrix.view(), static_cast<uint32_t>(matrix.rows()), rows, cols,
+                    Cuda(x).form(index).prepared.as<void>(), y, stride);
     if (matrix.output() != nullptr) Transform(*matrix.output(), y, stride, n, y, stride);
     y += matrix.rows();
   }
@@ -423,13 +464,14 @@ void CudaBackend::ChooseTokens(DeviceBuffer& logits, DeviceBatch& device_batch) 
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(
     std::unique_ptr<cuda::DeviceRuntime> runtime, const cuda::KernelTable& kernels,
-    ThreadTeam& team) {
+    ThreadTeam& team, std::unique_ptr<cuda::DenseLibrary> dense) {
   QL_ASSIGN_OR_RETURN(auto context, CudaContext::Create(std::move(runtime), kernels));
-  return CreateCudaBackend(std::move(context), team);
+  return CreateCudaBackend(std::move(context), team, std::move(dense));
 }
 
-std::unique_ptr<Backend> CreateCudaBackend(std::unique_ptr<CudaContext> context, ThreadTeam& team) {
-  return std::make_unique<CudaBackend>(std::move(context), team);
+std::unique_ptr<Backend> CreateCudaBackend(std::unique_ptr<CudaContext> context, ThreadTeam& team,
+                                           std::unique_ptr<cuda::DenseLibrary> dense) {
+  return std::make_unique<CudaBackend>(std::move(context), team, std::move(dense));
 }
 
 }  // namespace quantloom

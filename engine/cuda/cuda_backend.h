@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "core/base/parallel.h"
 #include "engine/backend.h"
+#include "kernels/cuda/dense_library.h"
 #include "kernels/cuda/device_runtime.h"
 #include "kernels/cuda/kernel_table.h"
 
@@ -20,11 +21,19 @@ namespace quantloom {
 
 class CudaContext;  // engine/cuda/cuda_context.h
 
-// `team` rearranges weights while they are loaded; it and `kernels` must outlive the backend.
+// Rows of a step from which on a dense library multiplies, where the backend has one: a matrix in
+// fp16 is its product with 128 tokens (kernels/cuda/device/expand_kernel.h), which with fewer rows
+// costs more than is saved.
+inline constexpr size_t kDenseLibraryRows = 256;
+
+// `team` rearranges weights while they are loaded; it and `kernels` must outlive the backend. With
+// `dense`, products of many rows are that library's, of matrices expanded to fp16: then a row's
+// result depends on how many rows its step has.
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(
     std::unique_ptr<cuda::DeviceRuntime> runtime, const cuda::KernelTable& kernels,
-    ThreadTeam& team);
+    ThreadTeam& team, std::unique_ptr<cuda::DenseLibrary> dense = nullptr);
 // On a context that its maker goes on using, beside the backend.
-std::unique_ptr<Backend> CreateCudaBackend(std::unique_ptr<CudaContext> context, ThreadTeam& team);
+std::unique_ptr<Backend> CreateCudaBackend(std::unique_ptr<CudaContext> context, ThreadTeam& team,
+                                           std::unique_ptr<cuda::DenseLibrary> dense = nullptr);
 
 }  // namespace quantloom

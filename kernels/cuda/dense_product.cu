@@ -1,5 +1,6 @@
 // Products with matrices that need no decoding: fp16 and int8. The memory is the bound: operands
 // are loaded as they are multiplied.
+#include "kernels/cuda/device/expand_kernel.h"
 #include "kernels/cuda/device/launch_product.h"
 #include "kernels/cuda/device/product_kernel.h"
 #include "kernels/cuda/product_forms.h"
@@ -68,6 +69,16 @@ const char* MultiplyForm(const HalfMatrixView& w, const Activations& x, float* y
 const char* MultiplyForm(const ByteMatrixView& w, const Activations& x, float* y, uint32_t stride,
                          Stream stream) {
   return LaunchProduct<ByteMatrix>(w, x, y, stride, stream);
+}
+
+const char* ExpandForm(const HalfMatrixView& w, uint32_t first_row, uint32_t rows, uint16_t* out,
+                       Stream stream) {
+  return LaunchExpand<HalfMatrix>(w, first_row, rows, out, stream);
+}
+
+const char* ExpandForm(const ByteMatrixView& w, uint32_t first_row, uint32_t rows, uint16_t* out,
+                       Stream stream) {
+  return LaunchExpand<ByteMatrix>(w, first_row, rows, out, stream);
 }
 
 }  // namespace quantloom::cuda

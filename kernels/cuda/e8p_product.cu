@@ -1,5 +1,6 @@
 // Products with QuIP#'s vectors: one int8 matrix, or two of which the second has a unit of its own.
 #include "kernels/cuda/device/e8p_decode.h"
+#include "kernels/cuda/device/expand_kernel.h"
 #include "kernels/cuda/device/lane_words.h"
 #include "kernels/cuda/device/launch_product.h"
 #include "kernels/cuda/device/product_kernel.h"
@@ -93,20 +94,34 @@ struct E8pWeights : Int8Weights {
   }
 };
 
+// Calls launch.operator()<Weights>() with the form of the matrix.
+template <typename Launch>
+const char* WithWeights(const E8pView& w, Launch launch) {
+  switch (w.bits) {
+    case 2:
+      return launch.template operator()<E8pWeights<2>>();
+    case 3:
+      return launch.template operator()<E8pWeights<3>>();
+    case 4:
+      return launch.template operator()<E8pWeights<4>>();
+    default:
+      return "QuIP#'s bits must be 2 to 4";
+  }
+}
+
 }  // namespace
 
 const char* MultiplyForm(const E8pView& w, const Activations& x, float* y, uint32_t stride,
                          Stream stream) {
-  switch (w.bits) {
-    case 2:
-      return LaunchProduct<E8pWeights<2>>(w, x, y, stride, stream);
-    case 3:
-      return LaunchProduct<E8pWeights<3>>(w, x, y, stride, stream);
-    case 4:
-      return LaunchProduct<E8pWeights<4>>(w, x, y, stride, stream);
-    default:
-      return "Multiply: QuIP#'s bits must be 2 to 4";
-  }
+  return WithWeights(
+      w, [&]<typename Weights>() { return LaunchProduct<Weights>(w, x, y, stride, stream); });
+}
+
+const char* ExpandForm(const E8pView& w, uint32_t first_row, uint32_t rows, uint16_t* out,
+                       Stream stream) {
+  return WithWeights(w, [&]<typename Weights>() {
+    return LaunchExpand<Weights>(w, first_row, rows, out, stream);
+  });
 }
 
 }  // namespace quantloom::cuda

@@ -1,4 +1,5 @@
 // Products with ICQuant's codes of 1 to 4 bits.
+#include "kernels/cuda/device/expand_kernel.h"
 #include "kernels/cuda/device/icquant_decode.h"
 #include "kernels/cuda/device/lane_words.h"
 #include "kernels/cuda/device/launch_product.h"
@@ -123,34 +124,47 @@ struct IcquantHalfWeights : IcquantCodes<kBits, kOutliers>, HalfWeights {
   }
 };
 
-template <int kBits>
-const char* MultiplyBits(const IcquantView& w, const Activations& x, float* y, uint32_t stride,
-                         Stream stream) {
+// Calls launch.operator()<Weights>() with the form of the matrix.
+template <int kBits, typename Launch>
+const char* WithForm(const IcquantView& w, Launch launch) {
   const bool outliers = w.symbols != nullptr;
   if (w.level_bytes == 1) {
-    return outliers ? LaunchProduct<IcquantWeights<kBits, true>>(w, x, y, stride, stream)
-                    : LaunchProduct<IcquantWeights<kBits, false>>(w, x, y, stride, stream);
+    return outliers ? launch.template operator()<IcquantWeights<kBits, true>>()
+                    : launch.template operator()<IcquantWeights<kBits, false>>();
   }
-  return outliers ? LaunchProduct<IcquantHalfWeights<kBits, true>>(w, x, y, stride, stream)
-                  : LaunchProduct<IcquantHalfWeights<kBits, false>>(w, x, y, stride, stream);
+  return outliers ? launch.template operator()<IcquantHalfWeights<kBits, true>>()
+                  : launch.template operator()<IcquantHalfWeights<kBits, false>>();
+}
+
+template <typename Launch>
+const char* WithWeights(const IcquantView& w, Launch launch) {
+  switch (w.bits) {
+    case 1:
+      return WithForm<1>(w, launch);
+    case 2:
+      return WithForm<2>(w, launch);
+    case 3:
+      return WithForm<3>(w, launch);
+    case 4:
+      return WithForm<4>(w, launch);
+    default:
+      return "ICQuant's bits must be 1 to 4";
+  }
 }
 
 }  // namespace
 
 const char* MultiplyForm(const IcquantView& w, const Activations& x, float* y, uint32_t stride,
                          Stream stream) {
-  switch (w.bits) {
-    case 1:
-      return MultiplyBits<1>(w, x, y, stride, stream);
-    case 2:
-      return MultiplyBits<2>(w, x, y, stride, stream);
-    case 3:
-      return MultiplyBits<3>(w, x, y, stride, stream);
-    case 4:
-      return MultiplyBits<4>(w, x, y, stride, stream);
-    default:
-      return "Multiply: ICQuant's bits must be 1 to 4";
-  }
+  return WithWeights(
+      w, [&]<typename Weights>() { return LaunchProduct<Weights>(w, x, y, stride, stream); });
+}
+
+const char* ExpandForm(const IcquantView& w, uint32_t first_row, uint32_t rows, uint16_t* out,
+                       Stream stream) {
+  return WithWeights(w, [&]<typename Weights>() {
+    return LaunchExpand<Weights>(w, first_row, rows, out, stream);
+  });
 }
 
 }  // namespace quantloom::cuda

@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/dense_operands.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/embed.h"
 #include "kernels/cuda/hadamard.h"
@@ -22,6 +23,9 @@ struct KernelTable {
   decltype(&ActivationsAt) activations_at;
   decltype(&PrepareActivations) prepare_activations;
   decltype(&Multiply) multiply;
+  decltype(&ExpandRows) expand_rows;
+  decltype(&HalveRows) halve_rows;
+  decltype(&ScaleRows) scale_rows;
   decltype(&EmbedRows) embed_rows;
   decltype(&RmsNorm) rms_norm;
   decltype(&Add) add;

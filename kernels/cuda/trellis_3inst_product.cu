@@ -9,4 +9,9 @@ const char* Multiply3Inst(const TrellisView& w, const Activations& x, float* y, 
   return MultiplyTrellisRate<ThreeInstWeights>(w, x, y, stride, stream);
 }
 
+const char* Expand3Inst(const TrellisView& w, uint32_t first_row, uint32_t rows, uint16_t* out,
+                        Stream stream) {
+  return ExpandTrellisRate<ThreeInstWeights>(w, first_row, rows, out, stream);
+}
+
 }  // namespace quantloom::cuda

@@ -9,4 +9,9 @@ const char* MultiplyByteSums(const TrellisView& w, const Activations& x, float* 
   return MultiplyTrellisRate<ByteSumWeights>(w, x, y, stride, stream);
 }
 
+const char* ExpandByteSums(const TrellisView& w, uint32_t first_row, uint32_t rows, uint16_t* out,
+                           Stream stream) {
+  return ExpandTrellisRate<ByteSumWeights>(w, first_row, rows, out, stream);
+}
+
 }  // namespace quantloom::cuda

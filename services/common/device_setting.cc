@@ -19,8 +19,9 @@ void AddDeviceSetting(std::string& device, const std::string& help, Configuratio
           "DEVICE"));
 }
 
-absl::StatusOr<std::unique_ptr<Device>> OpenDeviceSetting(const std::string& device) {
-  absl::StatusOr<DeviceChoice> choice = ChooseDevice(device);
+absl::StatusOr<std::unique_ptr<Device>> OpenDeviceSetting(const std::string& device,
+                                                          CudaPrefill prefill) {
+  absl::StatusOr<DeviceChoice> choice = ChooseDevice(device, prefill);
   if (!choice.ok()) return Annotate(choice.status(), "device");
   if (!choice->fallback.ok()) {
     LogInfo("no CUDA device, so the CPU is used", {{"reason", choice->fallback.message()}});

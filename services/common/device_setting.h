@@ -15,6 +15,7 @@ void AddDeviceSetting(std::string& device, const std::string& help, Configuratio
 
 // Opens what the setting names; the log says what that is, and why `auto` took the CPU. Errors are
 // ChooseDevice's, and name the setting.
-absl::StatusOr<std::unique_ptr<Device>> OpenDeviceSetting(const std::string& device);
+absl::StatusOr<std::unique_ptr<Device>> OpenDeviceSetting(
+    const std::string& device, CudaPrefill prefill = CudaPrefill::kFused);
 
 }  // namespace quantloom

@@ -60,7 +60,8 @@ Server::~Server() {
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
-  QL_ASSIGN_OR_RETURN(std::unique_ptr<Device> device, OpenDeviceSetting(options.device));
+  QL_ASSIGN_OR_RETURN(std::unique_ptr<Device> device,
+                      OpenDeviceSetting(options.device, options.prefill_mode()));
   return Start(options, std::move(device));
 }
 

@@ -31,6 +31,11 @@ void ServerOptions::AddTo(Configuration& configuration) {
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
   AddDeviceSetting(device, "What models run on", configuration);
   configuration
+      .Add("cuda-prefill", cuda_prefill,
+           "What multiplies prompts on CUDA devices: fused kernels, or cublas with weights "
+           "expanded to fp16, whose results depend on what else a step has")
+      ->check(CLI::IsMember({"fused", "cublas"}));
+  configuration
       .Add("threads", threads,
            "Threads of forward passes, on CUDA devices of loading; 0: one per processor")
       ->check(CLI::Range(0, 1024));

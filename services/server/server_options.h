@@ -21,17 +21,21 @@ struct ServerOptions {
   GrpcServerOptions grpc;
   LogOptions log;
   std::string model_root = "models";
-  std::vector<std::string> load;  // models to load at start; the server fails without them
-  bool load_all = false;          // and all others that can be
-  absl::Duration watch_models;    // time between two looks at the root; 0: none
-  std::string verify = "header";  // header, full
-  uint64_t memory_limit = 0;      // bytes; 0: none
-  std::string device = "auto";    // auto, cpu, cuda, cuda:N
-  int threads = 0;                // 0: one per processor
+  std::vector<std::string> load;       // models to load at start; the server fails without them
+  bool load_all = false;               // and all others that can be
+  absl::Duration watch_models;         // time between two looks at the root; 0: none
+  std::string verify = "header";       // header, full
+  uint64_t memory_limit = 0;           // bytes; 0: none
+  std::string device = "auto";         // auto, cpu, cuda, cuda:N
+  std::string cuda_prefill = "fused";  // fused, cublas
+  int threads = 0;                     // 0: one per processor
   GenerationEngine::Limits engine;
   InputLimits input{.max_prompt_bytes = 1 << 20};
 
   void AddTo(Configuration& configuration);
+  CudaPrefill prefill_mode() const {
+    return cuda_prefill == "cublas" ? CudaPrefill::kCublas : CudaPrefill::kFused;
+  }
   Verify verify_mode() const { return verify == "full" ? Verify::kFull : Verify::kHeader; }
 };
 

@@ -76,6 +76,33 @@ struct RecipeCase {
 constexpr double kDeviceInt8 = 2.6 / 127 / 3.46;
 constexpr double kCpuInt8 = 1.8 / 127 / 3.46;
 
+// Root mean square of the difference, for the expected values'.
+double RelativeDifference(const Logits& actual, const Logits& expected) {
+  EXPECT_EQ(actual.size(), expected.size());
+  double difference = 0, size = 0;
+  for (size_t t = 0; t < std::min(actual.size(), expected.size()); ++t) {
+    for (size_t v = 0; v < expected[t].size(); ++v) {
+      difference += std::pow(double{actual[t][v]} - expected[t][v], 2);
+      size += std::pow(expected[t][v], 2);
+    }
+  }
+  EXPECT_GT(size, 0);
+  return std::sqrt(difference / size);
+}
+
+// What is expected of it, at most, where products lose these relative errors on either side.
+double DifferenceBound(double device_error, double cpu_error, double device_head_error) {
+  // Errors of products are independent, so their squares add: of a branch those of its two products
+  // (q and k reach the result through a softmax, gate and up are multiplied: one more each), of all
+  // branches, and of the head. The head and, looked up, the embedding have 8 bits in every recipe.
+  // Nothing amplifies a relative error of the residual stream, since branches add to it and norms
+  // keep ratios; twice that leaves room for values that are not normal.
+  const auto branches = static_cast<double>(2 * TinyConfig().num_layers);
+  const double of_products = (std::pow(device_error, 2) + std::pow(cpu_error, 2)) * 3 * branches;
+  const double of_head = std::pow(device_head_error, 2) + std::pow(kCpuInt8, 2);
+  return 2 * std::sqrt(of_products + of_head);
+}
+
 class CudaModelTest : public ::testing::TestWithParam<RecipeCase> {};
 
 TEST_P(CudaModelTest, LogitsAreTheCpusButForRoundingActivations) {
@@ -89,25 +116,35 @@ TEST_P(CudaModelTest, LogitsAreTheCpusButForRoundingActivations) {
   ASSERT_TRUE(on_cpu != nullptr && on_cuda != nullptr);
   const Logits expected = InSteps(on_cpu->model(), tokens, {40}, false);
   const Logits actual = InSteps(on_cuda->model(), tokens, {40}, false);
-  ASSERT_EQ(actual.size(), expected.size());
-  double difference = 0, size = 0;
-  for (size_t t = 0; t < tokens.size(); ++t) {
-    for (size_t v = 0; v < expected[t].size(); ++v) {
-      difference += std::pow(double{actual[t][v]} - expected[t][v], 2);
-      size += std::pow(expected[t][v], 2);
-    }
-  }
-  // Errors of products are independent, so their squares add: of a branch those of its two products
-  // (q and k reach the result through a softmax, gate and up are multiplied: one more each), of all
-  // branches, and of the head. The head and, looked up, the embedding have 8 bits in every recipe.
-  // Nothing amplifies a relative error of the residual stream, since branches add to it and norms
-  // keep ratios; twice that leaves room for values that are not normal.
-  const auto branches = static_cast<double>(2 * TinyConfig().num_layers);
-  const double of_products =
-      (std::pow(test.device_error, 2) + std::pow(test.cpu_error, 2)) * 3 * branches;
-  const double of_head = std::pow(kDeviceInt8, 2) + std::pow(kCpuInt8, 2);
-  EXPECT_LE(std::sqrt(difference / size), 2 * std::sqrt(of_products + of_head));
-  EXPECT_GT(size, 0);
+  EXPECT_LE(RelativeDifference(actual, expected),
+            DifferenceBound(test.device_error, test.cpu_error, kDeviceInt8));
+}
+
+TEST_P(CudaModelTest, APromptByADenseLibraryIsAsCloseAndDecodingIsAsBefore) {
+  const RecipeCase& test = GetParam();
+  ThreadTeam team(2);
+  const EmulatedDevice fused;
+  const EmulatedDevice dense(uint64_t{1} << 30, CudaPrefill::kCublas);
+  const auto cpu = OpenCpu().value();
+  const std::vector<int32_t> tokens = Tokens(kDenseLibraryRows, 7);
+  const auto on_cpu = Load(test.recipe, *cpu, team);
+  const auto on_fused = Load(test.recipe, fused, team);
+  const auto on_dense = Load(test.recipe, dense, team);
+  ASSERT_TRUE(on_cpu != nullptr && on_fused != nullptr && on_dense != nullptr);
+  const Logits expected = InSteps(on_cpu->model(), tokens, {tokens.size()}, false);
+  EXPECT_EQ(dense.dense().products(), 0u);
+  const Logits actual = InSteps(on_dense->model(), tokens, {tokens.size()}, false);
+  // Seven matrices of each layer, and the head.
+  EXPECT_EQ(dense.dense().products(), 7 * TinyConfig().num_layers + 1);
+  // Weights and activations lose at most 2^-11 each.
+  constexpr double kHalves = 0x1p-11 * 1.5;
+  EXPECT_LE(RelativeDifference(actual, expected),
+            DifferenceBound(kHalves, test.cpu_error, kHalves));
+
+  const std::vector<int32_t> few(tokens.begin(), tokens.begin() + 70);
+  const Logits in_few = InSteps(on_dense->model(), few, {69, 1}, false);
+  EXPECT_EQ(in_few, InSteps(on_fused->model(), few, {69, 1}, false));
+  EXPECT_EQ(dense.dense().products(), 7 * TinyConfig().num_layers + 1);
 }
 
 TEST_P(CudaModelTest, LogitsAreTheSameBitsInAnyBatchAndChunkingRecordedOrNot) {

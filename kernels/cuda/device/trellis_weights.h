@@ -1,6 +1,7 @@
 // Products with QTIP's tiles: the forms of product_kernel.h.
 #pragma once
 
+#include "kernels/cuda/device/expand_kernel.h"
 #include "kernels/cuda/device/launch_product.h"
 #include "kernels/cuda/device/product_kernel.h"
 #include "kernels/cuda/device/trellis_decode.h"
@@ -150,28 +151,41 @@ struct HybWeights : HalfTrellisWeights<kHalfBits> {
   }
 };
 
-// Chooses the kernel of a rate.
+// Calls launch.operator()<Weights>() with the weights of the matrix's rate.
+template <template <uint32_t> typename Weights, typename Launch>
+const char* WithTrellisRate(const TrellisView& w, Launch launch) {
+  switch (w.half_bits) {
+    case 2:
+      return launch.template operator()<Weights<2>>();
+    case 3:
+      return launch.template operator()<Weights<3>>();
+    case 4:
+      return launch.template operator()<Weights<4>>();
+    case 5:
+      return launch.template operator()<Weights<5>>();
+    case 6:
+      return launch.template operator()<Weights<6>>();
+    case 7:
+      return launch.template operator()<Weights<7>>();
+    case 8:
+      return launch.template operator()<Weights<8>>();
+    default:
+      return "QTIP's bits must be 1 to 4 in steps of 0.5";
+  }
+}
+
 template <template <uint32_t> typename Weights>
 const char* MultiplyTrellisRate(const TrellisView& w, const Activations& x, float* y,
                                 uint32_t stride, Stream stream) {
-  switch (w.half_bits) {
-    case 2:
-      return LaunchProduct<Weights<2>>(w, x, y, stride, stream);
-    case 3:
-      return LaunchProduct<Weights<3>>(w, x, y, stride, stream);
-    case 4:
-      return LaunchProduct<Weights<4>>(w, x, y, stride, stream);
-    case 5:
-      return LaunchProduct<Weights<5>>(w, x, y, stride, stream);
-    case 6:
-      return LaunchProduct<Weights<6>>(w, x, y, stride, stream);
-    case 7:
-      return LaunchProduct<Weights<7>>(w, x, y, stride, stream);
-    case 8:
-      return LaunchProduct<Weights<8>>(w, x, y, stride, stream);
-    default:
-      return "Multiply: QTIP's bits must be 1 to 4 in steps of 0.5";
-  }
+  return WithTrellisRate<Weights>(
+      w, [&]<typename OfRate>() { return LaunchProduct<OfRate>(w, x, y, stride, stream); });
+}
+
+template <template <uint32_t> typename Weights>
+const char* ExpandTrellisRate(const TrellisView& w, uint32_t first_row, uint32_t rows,
+                              uint16_t* out, Stream stream) {
+  return WithTrellisRate<Weights>(
+      w, [&]<typename OfRate>() { return LaunchExpand<OfRate>(w, first_row, rows, out, stream); });
 }
 
 }  // namespace quantloom::cuda

@@ -33,6 +33,21 @@ const char* Multiply(const MatrixView& w, const Activations& x, float* y, uint32
   return table->multiply(w, x, y, stride, stream);
 }
 
+const char* ExpandRows(const MatrixView& w, uint32_t first_row, uint32_t rows, uint16_t* out,
+                       Stream stream) {
+  return table->expand_rows(w, first_row, rows, out, stream);
+}
+
+const char* HalveRows(const float* x, uint32_t tokens, uint32_t cols, uint32_t stride,
+                      uint16_t* out, float* scales, Stream stream) {
+  return table->halve_rows(x, tokens, cols, stride, out, scales, stream);
+}
+
+const char* ScaleRows(float* y, uint32_t tokens, uint32_t rows, uint32_t stride,
+                      const float* scales, Stream stream) {
+  return table->scale_rows(y, tokens, rows, stride, scales, stream);
+}
+
 const char* EmbedRows(const MatrixView& matrix, const int32_t* tokens, const SampledToken* chosen,
                       uint32_t count, uint32_t cols, float* out, uint32_t stride, Stream stream) {
   return table->embed_rows(matrix, tokens, chosen, count, cols, out, stride, stream);

@@ -8,14 +8,16 @@
 
 #include "engine/cuda/cuda_backend.h"
 #include "engine/device.h"
+#include "tests/cuda/emulation/emulated_dense_library.h"
 #include "tests/cuda/emulation/emulated_runtime.h"
 
 namespace quantloom::cuda_emulation {
 
 class EmulatedDevice final : public Device {
  public:
-  explicit EmulatedDevice(uint64_t memory_bytes = uint64_t{1} << 30)
-      : memory_bytes_(memory_bytes) {}
+  explicit EmulatedDevice(uint64_t memory_bytes = uint64_t{1} << 30,
+                          CudaPrefill prefill = CudaPrefill::kFused)
+      : memory_bytes_(memory_bytes), prefill_(prefill) {}
 
   std::string name() const override { return "cuda:0"; }
   std::string description() const override { return "emulation"; }
@@ -28,7 +30,12 @@ class EmulatedDevice final : public Device {
     auto runtime = std::make_unique<EmulatedRuntime>(memory_bytes_, used_);
     runtime->FailAfter(fail_after_);
     runtime_ = runtime.get();
-    return CreateCudaBackend(std::move(runtime), cuda::Kernels(), team);
+    if (prefill_ == CudaPrefill::kFused) {
+      return CreateCudaBackend(std::move(runtime), cuda::Kernels(), team);
+    }
+    auto dense = std::make_unique<EmulatedDenseLibrary>();
+    dense_ = dense.get();
+    return CreateCudaBackend(std::move(runtime), cuda::Kernels(), team, std::move(dense));
   }
 
   // Lets another process take memory.
@@ -37,12 +44,15 @@ class EmulatedDevice final : public Device {
   void FailAfter(uint64_t calls) { fail_after_ = calls; }
   // Of the backend made last, while it lives.
   EmulatedRuntime& runtime() const { return *runtime_; }
+  const EmulatedDenseLibrary& dense() const { return *dense_; }
 
  private:
   uint64_t memory_bytes_;
   std::shared_ptr<std::atomic<uint64_t>> used_ = std::make_shared<std::atomic<uint64_t>>(0);
   uint64_t fail_after_ = UINT64_MAX;
+  CudaPrefill prefill_;
   mutable EmulatedRuntime* runtime_ = nullptr;
+  mutable EmulatedDenseLibrary* dense_ = nullptr;
 };
 
 }  // namespace quantloom::cuda_emulation
