@@ -15,7 +15,7 @@ namespace quantloom {
 constexpr int32_t ChosenInRow(size_t selected_row) { return ~static_cast<int32_t>(selected_row); }
 constexpr bool IsChosenInRow(int32_t token) { return token < 0; }
 // The selected row of such a token.
-constexpr size_t RowOfChosen(int32_t token) { return static_cast<size_t>(~token); }
+constexpr size_t RowOfChosen(int32_t token) { return static_cast<uint32_t>(~token); }
 
 // Sequence s contributes a run of consecutive positions; its keys and values live in the cache
 // blocks that its block table names: position p in block_tables[s][p / block_tokens], slot
