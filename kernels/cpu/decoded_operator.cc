@@ -38,13 +38,7 @@ class DecodedOperator final : public LinearOperator {
     panel.resize(kPanelRows * stride_);
     for (size_t row = row_begin; row < row_end;) {
       const size_t count = std::min(kPanelRows - row % kPanelRows, row_end - row);
-      const float* const rows =
-          trellis_ ? DecodeTiles(row / kPanelRows, panel.data()) + row % kPanelRows * stride_
-                   : panel.data();
-      if (!trellis_) matrix_->DecodeTile(row, count, 0, cols(), panel.data(), stride_);
-      for (size_t r = 0; r < kPanelRows; ++r) {
-        std::fill(panel.begin() + r * stride_ + cols(), panel.begin() + (r + 1) * stride_, 0.0f);
-      }
+      const float* const rows = DecodeRows(row, count, panel.data());
       ForTokenBlocks(x.tokens(), stride_ * sizeof(float), [&](size_t first, size_t tokens) {
         MultiplyFloats(rows, stride_, count, x, first, tokens, y + first * stride + row, stride);
       });
@@ -62,8 +56,24 @@ class DecodedOperator final : public LinearOperator {
     matrix_->DecodeTile(row, 1, 0, cols(), out, cols());
   }
 
-  // Decodes a row of QTIP's tiles to `panel` [kPanelRows, stride_], and returns it.
-  const float* DecodeTiles(size_t row_tile, float* panel) const {
+  // Decodes `count` rows of one panel [kPanelRows, stride_], and returns where the first of them
+  // is.
+  const float* DecodeRows(size_t row, size_t count, float* panel) const {
+    const size_t in_panel = trellis_ ? row % kPanelRows : 0;
+    if (trellis_) {
+      DecodeTiles(row / kPanelRows, panel);
+    } else {
+      matrix_->DecodeTile(row, count, 0, cols(), panel, stride_);
+    }
+    float* const first = panel + in_panel * stride_;
+    for (size_t r = 0; r < count; ++r) {
+      std::fill(first + r * stride_ + cols(), first + (r + 1) * stride_, 0.0f);
+    }
+    return first;
+  }
+
+  // A row of QTIP's tiles, which are a panel high.
+  void DecodeTiles(size_t row_tile, float* panel) const {
     const auto& tiles = static_cast<const TileMatrix&>(*matrix_);
     float scales[kPanelRows] = {};
     for (size_t r = 0; r < kPanelRows && row_tile * kPanelRows + r < rows(); ++r) {
@@ -71,7 +81,6 @@ class DecodedOperator final : public LinearOperator {
     }
     DecodeHalfTrellis(*trellis_,
                       {tiles.tile(row_tile, 0), tiles.grid().col_tiles, scales, panel, stride_});
-    return panel;
   }
 
   std::unique_ptr<PackedMatrix> matrix_;
