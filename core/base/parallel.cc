@@ -1,10 +1,14 @@
 #include "core/base/parallel.h"
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <fstream>
 #include <string>
+
+#include "absl/strings/str_cat.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -54,49 +58,85 @@ ThreadTeam::ThreadTeam(int threads) {
 
 ThreadTeam::~ThreadTeam() {
   stop_.store(true);
-  epoch_.fetch_add(1);
-  epoch_.notify_all();
+  Wake();
   for (std::thread& thread : threads_) thread.join();
 }
 
-bool ThreadTeam::WaitForRegion(int seen) {
-  for (int spin = 0; spin < kSpins; ++spin) {
-    if (epoch_.load(std::memory_order_acquire) != seen)
-      return !stop_.load(std::memory_order_relaxed);
-    Pause();
+absl::Status ThreadTeam::PinWorkers() {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) {
+    return absl::ErrnoToStatus(errno, "sched_getaffinity");
   }
-  parked_.fetch_add(1);
-  epoch_.wait(seen);
-  parked_.fetch_sub(1);
-  return !stop_.load();
+  if (CPU_COUNT(&allowed) < size()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot give each of ", size(), " threads a processor: the affinity mask has ",
+                     CPU_COUNT(&allowed)));
+  }
+  int processor = 0;
+  while (!CPU_ISSET(processor, &allowed)) ++processor;  // left to callers
+  for (std::thread& thread : threads_) {
+    do ++processor;
+    while (!CPU_ISSET(processor, &allowed));
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(processor, &one);
+    const int error = pthread_setaffinity_np(thread.native_handle(), sizeof(one), &one);
+    if (error != 0) return absl::ErrnoToStatus(error, "pthread_setaffinity_np");
+  }
+  return absl::OkStatus();
+}
+
+bool ThreadTeam::HasRegionAfter(uint32_t seen) const {
+  const uint64_t ticket = region_.ticket.load();
+  return ticket >> 32 != seen && static_cast<uint32_t>(ticket) != kClosed;
+}
+
+bool ThreadTeam::WaitForRegion(uint32_t seen) {
+  while (true) {
+    for (int spin = 0; spin < kSpins; ++spin) {
+      if (stop_.load(std::memory_order_relaxed)) return false;
+      if (HasRegionAfter(seen)) return true;
+      Pause();
+    }
+    const int wakes = wakes_.load();
+    // Either this sees the region that a caller has just opened, or the caller sees this.
+    parked_.fetch_add(1);
+    if (!HasRegionAfter(seen) && !stop_.load()) wakes_.wait(wakes);
+    parked_.fetch_sub(1);
+  }
+}
+
+void ThreadTeam::Wake() {
+  wakes_.fetch_add(1);
+  wakes_.notify_all();
 }
 
 void ThreadTeam::WorkerLoop(int worker) {
   in_region = true;  // a nested ParallelFor runs on this thread alone
-  int seen = 0;
+  uint32_t seen = 0;
   while (WaitForRegion(seen)) {
-    seen = epoch_.load(std::memory_order_acquire);
+    seen = static_cast<uint32_t>(region_.ticket.load() >> 32);
     RunRanges(worker);
   }
 }
 
 void ThreadTeam::RunRanges(int worker) {
-  uint64_t ticket = ticket_.load(std::memory_order_acquire);
+  uint64_t ticket = region_.ticket.load(std::memory_order_acquire);
   while (true) {
-    const uint32_t ranges = ranges_.load(std::memory_order_acquire);
+    const uint32_t ranges = region_.ranges.load(std::memory_order_acquire);
     const auto index = static_cast<uint32_t>(ticket);
     if (index >= ranges) return;
     // Fails when another took the range, or when `ranges` was already the next region's.
-    if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
-                                       std::memory_order_acquire)) {
+    if (!region_.ticket.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
+                                              std::memory_order_acquire)) {
       continue;
     }
-    const size_t n = n_.load(std::memory_order_relaxed);
-    const size_t grain = grain_.load(std::memory_order_relaxed);
+    const size_t n = region_.n.load(std::memory_order_relaxed);
+    const size_t grain = region_.grain.load(std::memory_order_relaxed);
     const size_t begin = index * grain;
-    (*body_.load(std::memory_order_relaxed))(begin, std::min(begin + grain, n), worker);
+    (*region_.body.load(std::memory_order_relaxed))(begin, std::min(begin + grain, n), worker);
     if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == ranges) done_.notify_one();
-    ticket = ticket_.load(std::memory_order_acquire);
+    ticket = region_.ticket.load(std::memory_order_acquire);
   }
 }
 
@@ -111,16 +151,15 @@ void ThreadTeam::ParallelFor(size_t n, size_t grain, Body body) {
   const auto ranges = static_cast<uint32_t>((n + grain - 1) / grain);
   // Close the old ticket before the first field changes: a late worker that sees the new number of
   // ranges (released below) then also sees that its ticket is void.
-  const uint64_t region = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
-  ticket_.store(region << 32 | kClosed, std::memory_order_relaxed);
-  body_.store(&body, std::memory_order_relaxed);
-  n_.store(n, std::memory_order_relaxed);
-  grain_.store(grain, std::memory_order_relaxed);
+  const uint64_t number = (region_.ticket.load(std::memory_order_relaxed) >> 32) + 1;
+  region_.ticket.store(number << 32 | kClosed, std::memory_order_relaxed);
+  region_.body.store(&body, std::memory_order_relaxed);
+  region_.n.store(n, std::memory_order_relaxed);
+  region_.grain.store(grain, std::memory_order_relaxed);
   done_.store(0, std::memory_order_relaxed);
-  ranges_.store(ranges, std::memory_order_release);
-  ticket_.store(region << 32, std::memory_order_release);
-  epoch_.fetch_add(1);
-  if (parked_.load() > 0) epoch_.notify_all();
+  region_.ranges.store(ranges, std::memory_order_release);
+  region_.ticket.store(number << 32);
+  if (parked_.load() > 0) Wake();
   in_region = true;
   RunRanges(0);
   in_region = false;

@@ -31,4 +31,16 @@ void PackCodes(const uint8_t* codes, int bits, uint64_t cols, uint8_t* row) {
   }
 }
 
+void WidenRow(const uint8_t* row, int bits, uint64_t cols, uint8_t* widened) {
+  const uint64_t whole = cols / kCodeBlockColumns * CodeBlockBytes(bits, kCodeBlockColumns);
+  std::memcpy(widened, row, whole);
+  const auto width = static_cast<uint32_t>(cols % kCodeBlockColumns);
+  if (width == 0) return;
+  uint8_t codes[kCodeBlockColumns] = {};
+  for (uint32_t c = 0; c < width; ++c) {
+    codes[c] = static_cast<uint8_t>(BlockCode(row + whole, bits, width, c));
+  }
+  PackCodes(codes, bits, kCodeBlockColumns, widened + whole);
+}
+
 }  // namespace quantloom

@@ -62,4 +62,8 @@ constexpr uint32_t RowCode(const uint8_t* row, int bits, uint64_t cols, uint64_t
 // Packs codes[0..cols) (each below 2^bits) into CodeRowBytes(bits, cols) bytes at `row`.
 void PackCodes(const uint8_t* codes, int bits, uint64_t cols, uint8_t* row);
 
+// A row's codes as whole blocks, the last one's missing columns zero: CodeRowBytes(bits, cols
+// rounded up to 64) bytes at `widened`.
+void WidenRow(const uint8_t* row, int bits, uint64_t cols, uint8_t* widened);
+
 }  // namespace quantloom

@@ -14,6 +14,8 @@ class E8pTiles final : public TileCode {
  public:
   explicit E8pTiles(const E8pRate& rate) : rate_(rate) {}
 
+  const E8pRate& rate() const { return rate_; }
+
   uint64_t tile_rows() const override { return 1; }
   uint64_t tile_cols() const override { return kE8Dimensions; }
   uint64_t tile_bytes() const override { return static_cast<uint64_t>(rate_.bits); }
@@ -65,6 +67,11 @@ class E8pTiles final : public TileCode {
 
 std::unique_ptr<const TileCode> MakeE8pTiles(const E8pRate& rate) {
   return std::make_unique<E8pTiles>(rate);
+}
+
+const E8pRate* E8pRateOf(const TileCode& code) {
+  const auto* tiles = dynamic_cast<const E8pTiles*>(&code);
+  return tiles == nullptr ? nullptr : &tiles->rate();
 }
 
 absl::StatusOr<E8pRate> TakeE8pRate(Recipe& recipe) {

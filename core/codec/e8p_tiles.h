@@ -14,6 +14,8 @@
 namespace quantloom {
 
 std::unique_ptr<const TileCode> MakeE8pTiles(const E8pRate& rate);
+// The rate of such a code; null for another's.
+const E8pRate* E8pRateOf(const TileCode& code);
 
 // Takes key bits (2, 3 or 4; default 2) out of `recipe`. INVALID_ARGUMENT naming key and allowed
 // values.

@@ -38,6 +38,7 @@ class TileMatrix final : public PackedMatrix {
   absl::Status SetPlanes(absl::Span<const PlaneView> planes);
 
   // --- What kernels build on: value = scale(row) * the tile's value, outliers aside.
+  const TileCode& code() const { return *code_; }
   const TileGrid& grid() const { return grid_; }
   const uint8_t* tile(uint64_t row_tile, uint64_t col_tile) const {
     return codes_ + grid_.offset(row_tile, col_tile);

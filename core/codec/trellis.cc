@@ -67,16 +67,6 @@ float TrellisScaleFactor(const TrellisFormat& format) {
   return ScaleFactor(format.code(), format.half_bits());
 }
 
-uint32_t TileState(const TrellisFormat& format, const uint8_t* bits, int step) {
-  const size_t offset = static_cast<size_t>(format.Offset(step));
-  const size_t bytes = format.tile_bytes();
-  uint32_t window = 0;
-  for (size_t i = 0; i < 3; ++i) {
-    window |= static_cast<uint32_t>(bits[(offset / 8 + i) % bytes]) << (8 * i);
-  }
-  return window >> (offset % 8) & (kTrellisStates - 1);
-}
-
 void DecodeTile(const TrellisFormat& format, const uint8_t* bits, float* values) {
   // The ring with its beginning repeated behind its end, where the last states reach.
   constexpr size_t kMostBytes = kTileWeights;  // at 8 bits

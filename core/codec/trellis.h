@@ -67,9 +67,6 @@ class TrellisFormat {
 // best t for independent Gaussian weights, found by measurement (bench/trellis_bench).
 float TrellisScaleFactor(const TrellisFormat& format);
 
-// The 16-bit state of a step.
-uint32_t TileState(const TrellisFormat& format, const uint8_t* bits, int step);
-
 // Writes the 256 values, in codebook units, of a tile of format.tile_bytes() bytes. Every bit
 // string is a valid tile.
 void DecodeTile(const TrellisFormat& format, const uint8_t* bits, float* values);

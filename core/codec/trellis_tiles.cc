@@ -28,6 +28,8 @@ class TrellisTiles final : public TileCode {
  public:
   explicit TrellisTiles(const TrellisFormat& format) : format_(format) {}
 
+  const TrellisFormat& format() const { return format_; }
+
   uint64_t tile_rows() const override { return kTileSide; }
   uint64_t tile_cols() const override { return kTileSide; }
   uint64_t tile_bytes() const override { return format_.tile_bytes(); }
@@ -150,6 +152,11 @@ absl::Status BadValue(const Recipe& recipe, absl::string_view key, absl::string_
 
 std::unique_ptr<const TileCode> MakeTrellisTiles(const TrellisFormat& format) {
   return std::make_unique<TrellisTiles>(format);
+}
+
+const TrellisFormat* TrellisFormatOf(const TileCode& code) {
+  const auto* tiles = dynamic_cast<const TrellisTiles*>(&code);
+  return tiles == nullptr ? nullptr : &tiles->format();
 }
 
 absl::StatusOr<TrellisFormat> TakeTrellisFormat(Recipe& recipe) {

@@ -18,6 +18,8 @@
 namespace quantloom {
 
 std::unique_ptr<const TileCode> MakeTrellisTiles(const TrellisFormat& format);
+// The format of such a code; null for another's.
+const TrellisFormat* TrellisFormatOf(const TileCode& code);
 
 // Takes keys bits (default 2) and code (default mul1) out of `recipe`. INVALID_ARGUMENT naming key
 // and allowed values.

@@ -1,11 +1,17 @@
+#include <sched.h>
+#include <unistd.h>
+
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <limits>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "core/base/dtype.h"
 #include "core/base/file.h"
 #include "core/base/float16.h"
@@ -95,6 +101,67 @@ TEST_P(TeamSizes, NestedAndConcurrentRegionsComplete) {
   run();
   other.join();
   EXPECT_EQ(total.load(), 1600u);
+}
+
+// States of the process's other threads, as /proc names them: R for one that runs or spins, S for
+// one that sleeps.
+std::string StatesOfOtherThreads() {
+  std::string states;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    if (task.path().filename() == std::to_string(getpid())) continue;
+    std::ifstream stat(task.path() / "stat");
+    std::string number, name, state;
+    if (stat >> number >> name >> state) states += state;
+  }
+  return states;
+}
+
+TEST_P(TeamSizes, AnIdleTeamSleepsAndWakes) {
+  ThreadTeam team(GetParam());
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    std::atomic<int> ran{0};
+    team.ParallelFor(100, 1, [&](size_t begin, size_t end, int) {
+      ran.fetch_add(static_cast<int>(end - begin));
+    });
+    EXPECT_EQ(ran.load(), 100);
+    // Sanitizers and emulators have threads of their own, asleep as well.
+    std::string states = StatesOfOtherThreads();
+    for (int wait = 0; wait < 2000 && states != std::string(states.size(), 'S'); ++wait) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      states = StatesOfOtherThreads();
+    }
+    EXPECT_THAT(states, ::testing::Each('S'));
+    EXPECT_GE(states.size(), static_cast<size_t>(GetParam()) - 1);
+  }
+}
+
+TEST(ThreadTeam, PinnedWorkersHaveAProcessorEachOfThoseAllowed) {
+  cpu_set_t allowed;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(allowed), &allowed), 0);
+  const int processors = CPU_COUNT(&allowed);
+  ThreadTeam too_many(processors + 1);
+  EXPECT_TRUE(absl::IsFailedPrecondition(too_many.PinWorkers()));
+  if (processors < 2) GTEST_SKIP() << "one processor: no worker to pin";
+  ThreadTeam team(processors);
+  ASSERT_TRUE(team.PinWorkers().ok());
+  // Every worker must show up: all wait for each other.
+  std::vector<cpu_set_t> masks(static_cast<size_t>(processors));
+  std::atomic<int> present{0};
+  team.ParallelFor(masks.size(), 1, [&](size_t, size_t, int worker) {
+    sched_getaffinity(0, sizeof(cpu_set_t), &masks[static_cast<size_t>(worker)]);
+    present.fetch_add(1);
+    while (present.load() < processors) std::this_thread::yield();
+  });
+  EXPECT_TRUE(CPU_EQUAL(&masks[0], &allowed));
+  cpu_set_t used;
+  CPU_ZERO(&used);
+  for (size_t worker = 1; worker < masks.size(); ++worker) {
+    EXPECT_EQ(CPU_COUNT(&masks[worker]), 1);
+    CPU_OR(&used, &used, &masks[worker]);
+  }
+  EXPECT_EQ(CPU_COUNT(&used), processors - 1);
+  CPU_AND(&used, &used, &allowed);
+  EXPECT_EQ(CPU_COUNT(&used), processors - 1);
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, TeamSizes, ::testing::Values(1, 2, 5));

@@ -12,7 +12,8 @@ namespace quantloom {
 // body(name) with each target forced; afterwards the best is in use again.
 inline void OnEverySimdTarget(absl::FunctionRef<void(const char* target)> body) {
   hwy::SetSupportedTargetsForTest(0);
-  const int64_t usable = (hwy::SupportedTargets() | HWY_STATIC_TARGET) & (HWY_TARGETS);
+  const int64_t usable =
+      (hwy::SupportedTargets() | HWY_STATIC_TARGET | HWY_SCALAR | HWY_EMU128) & (HWY_TARGETS);
   for (int64_t left = usable; left != 0; left &= left - 1) {
     const int64_t target = left & -left;
     hwy::SetSupportedTargetsForTest(target);

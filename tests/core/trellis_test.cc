@@ -15,6 +15,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/core/every_simd_target.h"
+#include "tests/trellis_state.h"
 
 namespace quantloom {
 namespace {
@@ -87,17 +88,6 @@ double SquaredError(const Tile& a, const Tile& b) {
 }
 
 double Power(const Tile& a) { return SquaredError(a, Tile(a.size(), 0.0f)); }
-
-// The state of a step, read bit by bit from the ring.
-uint32_t PlainState(const TrellisFormat& format, const Bits& bits, int step) {
-  const int kv2 = format.half_bits() * format.weights_per_step();  // twice the bits per step
-  uint32_t state = 0;
-  for (int i = 0; i < 16; ++i) {
-    const size_t at = static_cast<size_t>(step * kv2 / 2 + i) % (bits.size() * 8);
-    state |= static_cast<uint32_t>(bits[at / 8] >> (at % 8) & 1) << i;
-  }
-  return state;
-}
 
 // The Viterbi algorithm in double precision, written for clarity: the least squared error of a path
 // from survivor `wrap` of the ring's end back to the same survivor at its start. -1 for `wrap`
@@ -240,10 +230,8 @@ TEST(DecodeTileTest, ReadsEveryStateFromTheRingAcrossItsEnd) {
     Tile values(kTileWeights);
     DecodeTile(format, bits.data(), values.data());
     for (int step = 0; step < format.steps(); ++step) {
-      const uint32_t state = PlainState(format, bits, step);
-      ASSERT_EQ(TileState(format, bits.data(), step), state) << step;
       float expected[2];
-      DecodeTrellisState(format.code(), state, expected);
+      DecodeTrellisState(format.code(), TrellisState(format, bits.data(), step), expected);
       for (int i = 0; i < format.weights_per_step(); ++i) {
         ASSERT_EQ(values[static_cast<size_t>(step * format.weights_per_step() + i)], expected[i]);
       }
@@ -258,8 +246,9 @@ TEST(TileEncoderTest, FindsTheBestPathOfDoublePrecision) {
     const Encoded encoded = Encode(format, targets);
     const double error = SquaredError(targets, encoded.values);
     // The survivor at the ring's end: the bits that the last state shares with the first.
-    const int wrap = static_cast<int>(PlainState(format, encoded.bits, format.steps() - 1) >>
-                                      format.Shift(format.steps() - 1));
+    const int wrap =
+        static_cast<int>(TrellisState(format, encoded.bits.data(), format.steps() - 1) >>
+                         format.Shift(format.steps() - 1));
     const double best = PlainViterbi(format, targets, wrap);
     EXPECT_GE(error, best * (1 - 1e-9)) << "less than possible";
     EXPECT_LE(error, best * (format.bits() <= 6 ? 1.004 : 1.05));
