@@ -157,7 +157,7 @@ HWY_INLINE Sums16 AddQuads(const Sums16& sums, const Bytes64& a) {
 #endif
 }
 
-// Exact: block sums are below 2^24.
+// Exact below 2^24, as block sums of int8 weights are; larger ones are rounded to nearest even.
 HWY_INLINE Lanes ToFloat(const Sums16& sums) {
 #if QUANTLOOM_X86_512
   return {{LaneVec{_mm512_cvtepi32_ps(sums)}}};
@@ -170,18 +170,58 @@ HWY_INLINE Lanes ToFloat(const Sums16& sums) {
 #endif
 }
 
-// A row of weights in operand form that was decoded to memory: the source of a product's weights
-// when several tokens use them.
-struct DecodedRow {
+// Tells the compiler that a loaded vector is worth its register: without, gcc loads it again as the
+// memory operand of every product that uses it, and 512-bit loads, one a cycle, become the bound.
+HWY_INLINE void KeepInRegister(Bytes64& bytes) {
+#if QUANTLOOM_X86_512
+  __asm__("" : "+v"(bytes));
+#else
+  (void)bytes;
+#endif
+}
+
+// Sources of a product's weights. Group(g) is where group g begins; of that, Step(s, r) is step s
+// of row r in the form that Dot takes.
+
+// R rows in operand form that were decoded to memory because several tokens use them, from group
+// `first` on: [steps, R, 64], one stream, since pointers to R rows and to the activations' codes,
+// scales and biases would be more than there are registers.
+template <size_t R>
+struct DecodedRows {
+  struct GroupRows {
+    const uint8_t* bytes;
+    HWY_INLINE Bytes64 Step(size_t s, size_t r) const {
+      return LoadBytes(bytes + (s * R + r) * kStep);
+    }
+  };
   const uint8_t* bytes;
-  HWY_INLINE Bytes64 Step(size_t step) const { return LoadBytes(bytes + step * kStep); }
+  size_t first;
+  HWY_INLINE GroupRows Group(size_t group) const {
+    return {bytes + (group - first) * kGroupSteps * R * kStep};
+  }
 };
 
-// A row of int8 weights.
-struct ByteRow {
-  const void* bytes;
-  HWY_INLINE Bytes64 Step(size_t step) const {
-    return ToOperand(LoadBytes(static_cast<const uint8_t*>(bytes) + step * kStep));
+// Rows in operand form, `stride` bytes apart.
+struct OperandRows {
+  const uint8_t* bytes;
+  size_t stride;
+  HWY_INLINE OperandRows Group(size_t group) const {
+    return {bytes + group * kGroupSteps * kStep, stride};
+  }
+  HWY_INLINE Bytes64 Step(size_t s, size_t r) const {
+    return LoadBytes(bytes + r * stride + s * kStep);
+  }
+};
+
+// Rows of int8 weights.
+struct ByteRows {
+  const uint8_t* bytes;
+  size_t stride;
+  HWY_INLINE ByteRows Group(size_t group) const {
+    return {bytes + group * kGroupSteps * kStep, stride};
+  }
+  HWY_INLINE Bytes64 Step(size_t s, size_t r) const {
+    return ToOperand(LoadBytes(bytes + r * stride + s * kStep));
   }
 };
 
@@ -195,44 +235,31 @@ struct TokenTile {
 
 template <size_t T>
 HWY_INLINE TokenTile<T> MakeTokenTile(const Activations& x, size_t first) {
-  TokenTile<T> tile;
-  for (size_t t = 0; t < T; ++t) {
-    tile.codes[t] = x.codes(first + t);
-    tile.scales[t] = x.scales(first + t);
-    tile.biases[t] = x.biases(first + t);
+  TokenTile<T> tile = {{x.codes(first)}, {x.scales(first)}, {x.biases(first)}};
+#pragma GCC unroll 8
+  for (size_t t = 1; t < T; ++t) {
+    tile.codes[t] = tile.codes[t - 1] + x.code_stride();
+    tile.scales[t] = tile.scales[t - 1] + x.group_stride();
+    tile.biases[t] = tile.biases[t - 1] + x.group_stride();
   }
   return tile;
 }
 
-// One group of `steps` steps: sums[r][t] += scale * (block sums), lane by lane.
-template <size_t R, size_t T, class Source>
-HWY_INLINE void ByteGroup(const Source* rows, const TokenTile<T>& x, size_t group, size_t steps,
-                          Lanes (&sums)[R][T]) {
-  Sums16 blocks[R][T];
+// What the accumulators of a group start from.
+template <size_t R, size_t T>
+HWY_INLINE void StartBlocks(const TokenTile<T>& x, size_t group, Sums16 (&blocks)[R][T]) {
 #pragma GCC unroll 8
   for (size_t t = 0; t < T; ++t) {
     const Sums16 start = StartSums(x.biases[t] + group * kLanes);
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r) blocks[r][t] = start;
   }
-  const auto step_body = [&](size_t step) HWY_ATTR {
-    Bytes64 tokens[T];
-#pragma GCC unroll 8
-    for (size_t t = 0; t < T; ++t) tokens[t] = LoadBytes(x.codes[t] + step * kStep);
-#pragma GCC unroll 8
-    for (size_t r = 0; r < R; ++r) {
-      const Bytes64 weights = rows[r].Step(step);
-#pragma GCC unroll 8
-      for (size_t t = 0; t < T; ++t) blocks[r][t] = Dot(blocks[r][t], weights, tokens[t]);
-    }
-  };
-  const size_t first = group * kGroupSteps;
-  if (steps == kGroupSteps) {
-#pragma GCC unroll 4
-    for (size_t s = 0; s < kGroupSteps; ++s) step_body(first + s);
-  } else {
-    for (size_t s = 0; s < steps; ++s) step_body(first + s);
-  }
+}
+
+// sums[r][t] += scale * (a group's block sums), lane by lane.
+template <size_t R, size_t T>
+HWY_INLINE void AddBlocks(const TokenTile<T>& x, size_t group, const Sums16 (&blocks)[R][T],
+                          Lanes (&sums)[R][T]) {
 #pragma GCC unroll 8
   for (size_t t = 0; t < T; ++t) {
     const Lanes scale = LoadLanes(x.scales[t] + group * kLanes);
@@ -241,21 +268,57 @@ HWY_INLINE void ByteGroup(const Source* rows, const TokenTile<T>& x, size_t grou
   }
 }
 
-// out[t][r] = sum over columns of activation scale * (weight * activation), R rows x T tokens.
+// One group of `steps` steps.
 template <size_t R, size_t T, class Source>
-HWY_INLINE void ByteTile(const Source* rows, const TokenTile<T>& x, size_t steps,
-                         float (&out)[T][R]) {
-  Lanes sums[R][T];
+HWY_INLINE void ByteGroup(const Source& rows, const TokenTile<T>& x, size_t group, size_t steps,
+                          Lanes (&sums)[R][T]) {
+  Sums16 blocks[R][T];
+  StartBlocks(x, group, blocks);
+  const auto weights_of = rows.Group(group);
+  const auto step_body = [&](size_t s) HWY_ATTR {
+    Bytes64 tokens[T];
 #pragma GCC unroll 8
-  for (size_t r = 0; r < R; ++r) {
+    for (size_t t = 0; t < T; ++t) {
+      tokens[t] = LoadBytes(x.codes[t] + (group * kGroupSteps + s) * kStep);
+      if constexpr (R > 1) KeepInRegister(tokens[t]);
+    }
 #pragma GCC unroll 8
-    for (size_t t = 0; t < T; ++t) sums[r][t] = Splat(0.0f);
+    for (size_t r = 0; r < R; ++r) {
+      Bytes64 weights = weights_of.Step(s, r);
+      if constexpr (T > 1) KeepInRegister(weights);
+#pragma GCC unroll 8
+      for (size_t t = 0; t < T; ++t) blocks[r][t] = Dot(blocks[r][t], weights, tokens[t]);
+    }
+  };
+  if (steps == kGroupSteps) {
+#pragma GCC unroll 4
+    for (size_t s = 0; s < kGroupSteps; ++s) step_body(s);
+  } else {
+    for (size_t s = 0; s < steps; ++s) step_body(s);
   }
+  AddBlocks(x, group, blocks, sums);
+}
+
+// The groups from first_group on of rows of `steps` steps; before each of them, between().
+template <size_t R, size_t T, class Source, class Between>
+HWY_INLINE void ByteGroups(const Source& rows, const TokenTile<T>& x, size_t first_group,
+                           size_t steps, Lanes (&sums)[R][T], const Between& between) {
   const size_t full = steps / kGroupSteps;
-  for (size_t group = 0; group < full; ++group) {
+  for (size_t group = first_group; group < full; ++group) {
+    between();
     ByteGroup<R, T>(rows, x, group, kGroupSteps, sums);
   }
   if (steps % kGroupSteps != 0) ByteGroup<R, T>(rows, x, full, steps % kGroupSteps, sums);
+}
+template <size_t R, size_t T, class Source>
+HWY_INLINE void ByteGroups(const Source& rows, const TokenTile<T>& x, size_t first_group,
+                           size_t steps, Lanes (&sums)[R][T]) {
+  ByteGroups<R, T>(rows, x, first_group, steps, sums, []() HWY_ATTR {});
+}
+
+// Adds the lanes of a tile's sums.
+template <size_t R, size_t T>
+HWY_INLINE void ReduceTile(const Lanes (&sums)[R][T], float (&out)[T][R]) {
 #pragma GCC unroll 8
   for (size_t t = 0; t < T; ++t) {
     if constexpr (R == 4) {
@@ -265,6 +328,48 @@ HWY_INLINE void ByteTile(const Source* rows, const TokenTile<T>& x, size_t steps
       for (size_t r = 0; r < R; ++r) out[t][r] = TreeSum(sums[r][t]);
     }
   }
+}
+
+// The steps of rows whose products one call adds.
+struct ColumnBlock {
+  size_t first, end;  // `first` at the begin of a group
+};
+
+template <size_t R, size_t T>
+HWY_INLINE void ZeroTile(Lanes (&sums)[R][T]) {
+#pragma GCC unroll 8
+  for (size_t r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (size_t t = 0; t < T; ++t) sums[r][t] = Splat(0.0f);
+  }
+}
+
+// Sums of a tile between blocks of columns, [R, T, 16 lanes].
+template <size_t R, size_t T>
+HWY_INLINE void LoadTile(const float* from, Lanes (&sums)[R][T]) {
+#pragma GCC unroll 8
+  for (size_t r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (size_t t = 0; t < T; ++t) sums[r][t] = LoadLanes(from + (r * T + t) * kLanes);
+  }
+}
+template <size_t R, size_t T>
+HWY_INLINE void KeepTile(const Lanes (&sums)[R][T], float* to) {
+#pragma GCC unroll 8
+  for (size_t r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (size_t t = 0; t < T; ++t) StoreLanes(sums[r][t], to + (r * T + t) * kLanes);
+  }
+}
+
+// out[t][r] = sum over columns of activation scale * (weight * activation), R rows x T tokens.
+template <size_t R, size_t T, class Source>
+HWY_INLINE void ByteTile(const Source& rows, const TokenTile<T>& x, size_t steps,
+                         float (&out)[T][R]) {
+  Lanes sums[R][T];
+  ZeroTile(sums);
+  ByteGroups<R, T>(rows, x, 0, steps, sums);
+  ReduceTile<R, T>(sums, out);
 }
 
 // Tile shapes. One token: rows share the activations' loads and hide each other's latencies; each

@@ -2,14 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
 #include <utility>
 
 #include "core/transform/incoherence.h"
 #include "kernels/cpu/dense.h"
 #include "kernels/cpu/token_blocks.h"
-#include "kernels/cpu/trellis_decode.h"
-#include "kernels/cpu/trellis_operator.h"
 
 namespace quantloom::cpu {
 namespace {
@@ -24,12 +21,9 @@ class DecodedOperator final : public LinearOperator {
   explicit DecodedOperator(std::unique_ptr<PackedMatrix> matrix)
       : LinearOperator(matrix->rows(), matrix->cols()),
         matrix_(std::move(matrix)),
-        stride_((cols() + 15) / 16 * 16) {
-    trellis_ = PlainTrellis(*matrix_);
-    if (trellis_ && !IsHalfTrellis(*trellis_)) trellis_.reset();
-  }
+        stride_((cols() + 15) / 16 * 16) {}
 
-  bool needs_quantized_activations() const override { return false; }
+  ActivationForm activation_form() const override { return ActivationForm::kFloat; }
   const Incoherence* incoherence() const override { return matrix_->incoherence(); }
 
   void Multiply(const Activations& x, size_t row_begin, size_t row_end, float* y,
@@ -38,9 +32,10 @@ class DecodedOperator final : public LinearOperator {
     panel.resize(kPanelRows * stride_);
     for (size_t row = row_begin; row < row_end;) {
       const size_t count = std::min(kPanelRows - row % kPanelRows, row_end - row);
-      const float* const rows = DecodeRows(row, count, panel.data());
+      DecodeRows(row, count, panel.data());
       ForTokenBlocks(x.tokens(), stride_ * sizeof(float), [&](size_t first, size_t tokens) {
-        MultiplyFloats(rows, stride_, count, x, first, tokens, y + first * stride + row, stride);
+        MultiplyFloats(panel.data(), stride_, count, x, first, tokens, y + first * stride + row,
+                       stride);
       });
       row += count;
     }
@@ -56,35 +51,15 @@ class DecodedOperator final : public LinearOperator {
     matrix_->DecodeTile(row, 1, 0, cols(), out, cols());
   }
 
-  // Decodes `count` rows of one panel [kPanelRows, stride_], and returns where the first of them
-  // is.
-  const float* DecodeRows(size_t row, size_t count, float* panel) const {
-    const size_t in_panel = trellis_ ? row % kPanelRows : 0;
-    if (trellis_) {
-      DecodeTiles(row / kPanelRows, panel);
-    } else {
-      matrix_->DecodeTile(row, count, 0, cols(), panel, stride_);
-    }
-    float* const first = panel + in_panel * stride_;
+  // Decodes rows to a panel [kPanelRows, stride_].
+  void DecodeRows(size_t row, size_t count, float* panel) const {
+    matrix_->DecodeTile(row, count, 0, cols(), panel, stride_);
     for (size_t r = 0; r < count; ++r) {
-      std::fill(first + r * stride_ + cols(), first + (r + 1) * stride_, 0.0f);
+      std::fill(panel + r * stride_ + cols(), panel + (r + 1) * stride_, 0.0f);
     }
-    return first;
-  }
-
-  // A row of QTIP's tiles, which are a panel high.
-  void DecodeTiles(size_t row_tile, float* panel) const {
-    const auto& tiles = static_cast<const TileMatrix&>(*matrix_);
-    float scales[kPanelRows] = {};
-    for (size_t r = 0; r < kPanelRows && row_tile * kPanelRows + r < rows(); ++r) {
-      scales[r] = tiles.scale(row_tile * kPanelRows + r);
-    }
-    DecodeHalfTrellis(*trellis_,
-                      {tiles.tile(row_tile, 0), tiles.grid().col_tiles, scales, panel, stride_});
   }
 
   std::unique_ptr<PackedMatrix> matrix_;
-  std::optional<TrellisFormat> trellis_;  // where a kernel decodes it
   size_t stride_;  // floats of a decoded row: cols rounded up to 16, zeros behind
 };
 

@@ -12,6 +12,7 @@
 #include "hwy/highway.h"
 #include "kernels/cpu/float_product-inl.h"
 #include "kernels/cpu/lanes-inl.h"
+#include "kernels/cpu/weight_memory.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace quantloom::cpu {
@@ -26,7 +27,7 @@ void Multiply16(const E* w, size_t w_stride, size_t rows, const Activations& x, 
                 size_t tokens, float* scratch, float* y, size_t y_stride) {
   const float* first = x.row(first_token);
   if (tokens < kExpandTokens) {
-    FloatProduct(w, w_stride, rows, first, x.padded_cols(), tokens, w_stride, y, y_stride);
+    FloatProduct(w, w_stride, rows, first, x.row_stride(), tokens, w_stride, y, y_stride);
     return;
   }
   for (size_t r = 0; r < rows; r += kTileRows) {
@@ -34,7 +35,7 @@ void Multiply16(const E* w, size_t w_stride, size_t rows, const Activations& x, 
     const E* tile = w + r * w_stride;
     for (size_t i = 0; i < count * w_stride; i += kLanes)
       StoreLanes(LoadLanes(tile + i), scratch + i);
-    FloatProduct(scratch, w_stride, count, first, x.padded_cols(), tokens, w_stride, y + r,
+    FloatProduct(scratch, w_stride, count, first, x.row_stride(), tokens, w_stride, y + r,
                  y_stride);
   }
 }
@@ -54,8 +55,8 @@ void MultiplyDense(DType dtype, const void* w, size_t w_stride, size_t rows, con
                  scratch, y, y_stride);
       return;
     default:
-      FloatProduct(static_cast<const float*>(w), w_stride, rows, x.row(first_token),
-                   x.padded_cols(), tokens, w_stride, y, y_stride);
+      FloatProduct(static_cast<const float*>(w), w_stride, rows, x.row(first_token), x.row_stride(),
+                   tokens, w_stride, y, y_stride);
   }
 }
 
@@ -93,7 +94,7 @@ class DenseOperator final : public LinearOperator {
     }
   }
 
-  bool needs_quantized_activations() const override { return false; }
+  ActivationForm activation_form() const override { return ActivationForm::kFloat; }
 
   void Multiply(const Activations& x, size_t row_begin, size_t row_end, float* y,
                 size_t stride) const override {
@@ -125,7 +126,7 @@ class DenseOperator final : public LinearOperator {
   DType dtype_;
   size_t element_;  // bytes
   size_t stride_;   // elements of a stored row: cols rounded up to 16, zeros behind
-  AlignedVector<uint8_t> values_;
+  WeightVector<uint8_t> values_;
 };
 
 }  // namespace

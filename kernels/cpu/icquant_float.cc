@@ -62,8 +62,8 @@ void MultiplyExpanded(const IcquantView& view, const Activations& x, const Produ
   for (size_t row = range.row_begin; row < range.row_end; row += kTileRows) {
     const size_t count = HWY_MIN(kTileRows, range.row_end - row);
     for (size_t r = 0; r < count; ++r) ExpandRow<kBits>(view, row + r, scratch + r * cols);
-    FloatProduct(scratch, cols, count, x.row(range.first_token), x.padded_cols(), range.tokens,
-                 cols, range.y + row, range.stride);
+    FloatProduct(scratch, cols, count, x.row(range.first_token), x.row_stride(), range.tokens, cols,
+                 range.y + row, range.stride);
   }
 }
 

@@ -5,20 +5,27 @@
 #include <cstdint>
 
 #include "core/codec/icquant_matrix.h"
+#include "kernels/cpu/icquant_stream.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/product_range.h"
 
 namespace quantloom::cpu {
 
-// An ICQuant matrix laid out for the kernels: every row is whole blocks of 64 columns.
+// An ICQuant matrix laid out for the kernels.
 struct IcquantView {
   const IcquantMatrix* matrix;
-  const uint8_t* codes;  // [rows, code_stride bytes], each row `steps` full blocks
+  size_t steps;  // blocks of 64 columns of a row, the last one widened by zeros
+
+  // Integer form, n <= 4.
+  const IcquantStream* stream;
+  // The other forms: rows of whole blocks.
+  const uint8_t* codes;  // [rows, code_stride bytes]
   size_t code_stride;
   const uint64_t* outliers;  // [rows, steps]: bit c of a step's word is column c; null without
-  size_t steps;              // blocks of a row
-  const float* scales;       // [rows], integer form only
-  const float* offsets;      // [rows], or null
+
+  // Integer form.
+  const float* scales;   // [rows]
+  const float* offsets;  // [rows], or null
 };
 
 // value = scale * q + offset. A row's sum S of products with q gives

@@ -8,8 +8,10 @@
 
 namespace quantloom::cpu {
 
-// Expands the outlier index to one bit per weight, and, where the columns are no multiple of 64,
-// copies the codes with the last block widened; else the codes stay where they are.
-std::unique_ptr<LinearOperator> MakeIcquantOperator(std::unique_ptr<IcquantMatrix> matrix);
+// Integer form: rows of up to 4 bits become a stream (icquant_stream.h), of 8 bits are copied.
+// Float form: the outlier index becomes a bit for each weight; codes stay where they are if rows
+// are blocks of 64 columns. `form`: of integer forms, kInt8 or kInt16; others read floats.
+std::unique_ptr<LinearOperator> MakeIcquantOperator(std::unique_ptr<IcquantMatrix> matrix,
+                                                    ActivationForm form);
 
 }  // namespace quantloom::cpu

@@ -10,16 +10,26 @@
 
 namespace quantloom::cpu {
 
-std::unique_ptr<LinearOperator> LinearOperator::FromPacked(std::unique_ptr<PackedMatrix> matrix) {
+ActivationForm BestActivationForm(const PackedMatrix& matrix, bool in_attention) {
+  const auto* icquant = dynamic_cast<const IcquantMatrix*>(&matrix);
+  const int int8_bits = in_attention ? 3 : 4;
+  return icquant != nullptr && icquant->code_bits() > int8_bits ? ActivationForm::kInt16
+                                                                : ActivationForm::kInt8;
+}
+
+std::unique_ptr<LinearOperator> LinearOperator::FromPacked(std::unique_ptr<PackedMatrix> matrix,
+                                                           std::optional<ActivationForm> form) {
+  if (!form) form = BestActivationForm(*matrix);
+  if (form == ActivationForm::kFloat) return MakeDecodedOperator(std::move(matrix));
   if (dynamic_cast<IcquantMatrix*>(matrix.get()) != nullptr) {
     return MakeIcquantOperator(
-        std::unique_ptr<IcquantMatrix>(static_cast<IcquantMatrix*>(matrix.release())));
+        std::unique_ptr<IcquantMatrix>(static_cast<IcquantMatrix*>(matrix.release())), *form);
   }
   const auto as_tiles = [&] {
     return std::unique_ptr<TileMatrix>(static_cast<TileMatrix*>(matrix.release()));
   };
   const auto trellis = PlainTrellis(*matrix);
-  if (trellis && IsByteSumTrellis(*trellis)) return MakeTrellisOperator(as_tiles(), *trellis);
+  if (trellis && HasTrellisProduct(*trellis)) return MakeTrellisOperator(as_tiles(), *trellis);
   if (const auto rate = PlainE8p(*matrix)) return MakeE8pOperator(as_tiles(), *rate);
   return MakeDecodedOperator(std::move(matrix));
 }

@@ -4,13 +4,16 @@
 // One numeric path: an output element y[t, r] depends on W's row r and x's row t alone. It is the
 // same sum in the same order for one activation row or many, for any split of rows among threads,
 // and for every SIMD target:
-//  - integer form (matrices whose values are scale * int8 + offset): activations are quantized to
-//    int8 with one fp32 scale per block. Columns are taken in steps of 64 and groups of 4 steps
-//    (256 columns); lane l of 16 has columns 4l..4l+3 of each step, and a block is what one lane
-//    has in one group: 16 columns. Products accumulate exactly in int32 within a block; the 16 fp32
-//    lanes accumulate scale * (block sum) over the groups in ascending order by FMA and are added
-//    by a fixed tree (l + 8, l + 4, l + 2, l + 1) at the end.
-//    Blocks stride over the group so that four steps share one conversion to float.
+//  - integer form (matrices whose values are scale * integer + offset, the integer of 8 bits or,
+//    for trellis and lattice codes, up to 16): activations are quantized to int8 with one fp32
+//    scale per block. Columns are taken in steps of 64 and groups of 4 steps (256 columns); lane l
+//    of 16 has columns 4l..4l+3 of each step, and a block is what one lane has in one group: 16
+//    columns. Products accumulate exactly in int32 within a block; a block's sum is rounded to fp32
+//    (exact below 2^24, of weights up to 8 bits). The 16 fp32 lanes accumulate scale * (block sum)
+//    over the groups in ascending order by FMA and are added by a fixed tree (l + 8, l + 4, l + 2,
+//    l + 1) at the end. Blocks stride over the group so that four steps share one conversion to
+//    float. Where int8 activations are too coarse, a second row of codes has what the first one
+//    leaves; the element is the sum of both rows' products.
 //  - float form (source weights F32/F16/BF16, codebooks of fp16 or range levels, codecs without a
 //    kernel): lane l accumulates columns c = l mod 16, ascending, by FMA; the same tree adds the
 //    lanes.
@@ -19,6 +22,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -29,6 +33,13 @@
 
 namespace quantloom::cpu {
 
+// The form in which products read activations; every form has what those before it have.
+enum class ActivationForm : uint8_t {
+  kFloat,  // fp32
+  kInt8,   // int8 codes with one fp32 scale for 16 columns
+  kInt16,  // and int8 codes of what the first ones leave, with 1/254 of their scales: 15.99 bits
+};
+
 // A batch of activation rows prepared once for all products that read it (q/k/v share one; gate/up
 // share one). Not thread-safe while being assigned; read-only use from several threads is fine.
 // Memory is kept between assignments.
@@ -37,42 +48,64 @@ class Activations {
   static constexpr size_t kStepCols = 64;    // columns of one step of the integer form
   static constexpr size_t kGroupCols = 256;  // columns whose products share int32 accumulators
 
-  // Takes a copy of x [tokens, cols] (row stride `stride` floats) and, when `quantize`, its int8
-  // form. A block with an infinite or NaN value gets a NaN scale: its products are NaN.
+  // Takes a copy of x [tokens, cols] (row stride `stride` floats), and makes its codes where `form`
+  // has them. A block with an infinite or NaN value gets NaN scales: its products are NaN.
   // The same as Resize, then SetRow of every row.
-  void Assign(const float* x, size_t tokens, size_t cols, size_t stride, bool quantize);
+  void Assign(const float* x, size_t tokens, size_t cols, size_t stride, ActivationForm form);
 
   // In two steps, for preparing many rows from several threads: Resize makes room (contents are
   // then unspecified); SetRow, on distinct rows from any threads, takes a copy of one row's cols()
-  // values, and its int8 form when Resize was told to.
-  void Resize(size_t tokens, size_t cols, bool quantize);
+  // values, and makes its codes.
+  void Resize(size_t tokens, size_t cols, ActivationForm form);
   void SetRow(size_t token, const float* x);
 
   size_t tokens() const { return tokens_; }
   size_t cols() const { return cols_; }
   size_t padded_cols() const { return padded_cols_; }  // cols rounded up to 64; the padding is zero
   size_t groups() const { return (padded_cols_ + kGroupCols - 1) / kGroupCols; }
-  bool quantized() const { return quantized_; }
-  const float* row(size_t token) const { return values_.data() + token * padded_cols_; }
-  // round(x / scale) in [-127, 127], scale = max|x| / 127 of the block.
-  const int8_t* codes(size_t token) const { return codes_.data() + token * padded_cols_; }
+  ActivationForm form() const { return form_; }
+  const float* row(size_t token) const { return values_.data() + token * row_stride(); }
+  size_t row_stride() const { return SpreadStride<float>(padded_cols_); }
+  // Rows of codes: one for each token, then in kInt16 another one for each.
+  size_t code_rows() const { return static_cast<size_t>(form_) * tokens_; }
+  // For i < tokens() round(x / scale) in [-127, 127], scale = max|x| / 127 of the block. Row
+  // tokens() + t is what row t leaves: scales are 1/254 of its scales, so that codes lie in
+  // [-127, 127] again, and x is the sum of both rows' scale * code but for 1/508 of scale(t).
+  size_t token_of(size_t i) const { return i < tokens_ ? i : i - tokens_; }
+  const int8_t* codes(size_t i) const { return codes_.data() + i * code_stride(); }
   // Scales of the blocks, [groups, 16 lanes] a row.
-  const float* scales(size_t token) const { return scales_.data() + token * groups() * 16; }
+  const float* scales(size_t i) const { return scales_.data() + i * group_stride(); }
   // -128 * (sum of the block's codes), [groups, 16 lanes] a row: what an accumulator starts from
   // where weights are biased by 128 to be unsigned bytes.
-  const int32_t* biases(size_t token) const { return biases_.data() + token * groups() * 16; }
+  const int32_t* biases(size_t i) const { return biases_.data() + i * group_stride(); }
+  // Elements from one row of codes to the next, and of scales or biases.
+  size_t code_stride() const { return SpreadStride<int8_t>(padded_cols_); }
+  size_t group_stride() const { return SpreadStride<float>(groups() * 16); }
   // sum over columns of scale * code: what a row's offset is multiplied with.
-  float total(size_t token) const { return totals_[token]; }
+  float total(size_t i) const { return totals_[i]; }
+
+  // Where a row of codes is written.
+  struct CodeRow {
+    int8_t* codes;
+    float* scales;
+    int32_t* biases;
+    float* total;
+  };
 
  private:
   size_t tokens_ = 0, cols_ = 0, padded_cols_ = 0;
-  bool quantized_ = false;
+  ActivationForm form_ = ActivationForm::kFloat;
   AlignedVector<float> values_;
   AlignedVector<int8_t> codes_;
   AlignedVector<float> scales_;
   AlignedVector<int32_t> biases_;
   std::vector<float> totals_;
 };
+
+// What models run with: the form whose rounding costs less than 1 % of what the codec costs (KL
+// divergence; docs/quality.md). That is int8, and int16 for ICQuant at 8 bits and, in attention,
+// where errors cost most for few weights, at 4.
+ActivationForm BestActivationForm(const PackedMatrix& matrix, bool in_attention = false);
 
 // A matrix ready for products. Immutable; Multiply may run on disjoint row ranges from several
 // threads.
@@ -83,8 +116,10 @@ class Activations {
 class LinearOperator {
  public:
   // From a codec's matrix; the bytes it views must outlive the operator. Parts may be repacked
-  // without loss (the outlier index is expanded to a bitmap).
-  static std::unique_ptr<LinearOperator> FromPacked(std::unique_ptr<PackedMatrix> matrix);
+  // without loss (icquant_stream.h). Activations are read in `form`, by default the best one:
+  // kFloat decodes the weights; kInt16 is of ICQuant's integer forms alone, others take kInt8.
+  static std::unique_ptr<LinearOperator> FromPacked(std::unique_ptr<PackedMatrix> matrix,
+                                                    std::optional<ActivationForm> form = {});
   // From dense values in the float form, stored as `dtype` (F32, F16, BF16); `bytes` are copied.
   static absl::StatusOr<std::unique_ptr<LinearOperator>> FromDense(uint64_t rows, uint64_t cols,
                                                                    DType dtype,
@@ -93,8 +128,8 @@ class LinearOperator {
 
   uint64_t rows() const { return rows_; }
   uint64_t cols() const { return cols_; }
-  // Whether Multiply reads the int8 form of its activations.
-  virtual bool needs_quantized_activations() const = 0;
+  // What Multiply reads of its activations.
+  virtual ActivationForm activation_form() const = 0;
   // What was done to W before it was stored, null for nothing.
   virtual const Incoherence* incoherence() const { return nullptr; }
   // y[t * stride + r] = sum_c W[r, c] x[t, c] for r in [row_begin, row_end), every t. W~ where

@@ -55,8 +55,9 @@ const char* ActiveTarget() { return hwy::TargetName(HWY_DYNAMIC_DISPATCH(Compile
 std::vector<const char*> AvailableTargets() {
   static const int64_t machine = hwy::SupportedTargets();  // before any target was forced
   std::vector<const char*> names;
-  // Better targets have lower bits; the emulated one is in every binary.
-  for (int64_t left = (machine | HWY_STATIC_TARGET) & (HWY_TARGETS); left != 0; left &= left - 1) {
+  // Better targets have lower bits; any machine runs the base and the emulated one.
+  constexpr int64_t kAnywhere = HWY_STATIC_TARGET | HWY_SCALAR | HWY_EMU128;
+  for (int64_t left = (machine | kAnywhere) & (HWY_TARGETS); left != 0; left &= left - 1) {
     names.push_back(hwy::TargetName(left & -left));
   }
   return names;
@@ -81,7 +82,7 @@ absl::Status ForceTarget(absl::string_view name) {
 absl::Status RequireSupportedCpu() {
   if (!EnvironmentStatus().ok()) return EnvironmentStatus();
   if (!TargetOfEnvironment().empty()) return absl::OkStatus();  // an explicit choice
-#if HWY_TARGETS != HWY_STATIC_TARGET
+#if HWY_ARCH_X86 && HWY_TARGETS != HWY_STATIC_TARGET
   if (AvailableTargets().front() == absl::string_view(hwy::TargetName(HWY_STATIC_TARGET))) {
     return absl::FailedPreconditionError(
         "this CPU has none of the instruction sets that the kernels are built for: AVX2 with FMA "

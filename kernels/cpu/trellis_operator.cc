@@ -5,35 +5,59 @@
 #include <vector>
 
 #include "core/codec/trellis_tiles.h"
-#include "kernels/cpu/aligned.h"
 #include "kernels/cpu/token_blocks.h"
 #include "kernels/cpu/trellis_kernels.h"
+#include "kernels/cpu/weight_memory.h"
 
 namespace quantloom::cpu {
 namespace {
 
 constexpr int kMostHalfBits = 8;
 
+// A code's product, and what its integers count.
+struct CodeProduct {
+  void (*multiply)(const TrellisView& view, const Activations& x, const ProductRange& range,
+                   const TrellisPanel& panel);
+  float unit;
+
+  static CodeProduct Of(TrellisCode code) {
+    switch (code) {
+      case TrellisCode::k1Mad:
+        return {Multiply1MadTrellis, k1MadUnit};
+      case TrellisCode::kMul1:
+        return {MultiplyMul1Trellis, 1.0f};
+      case TrellisCode::k3Inst:
+        return {Multiply3InstTrellis, k3InstUnit};
+      case TrellisCode::kHyb:
+        break;
+    }
+    return {MultiplyHybTrellis, kHybUnit};
+  }
+};
+
 class TrellisOperator final : public LinearOperator {
  public:
   TrellisOperator(std::unique_ptr<TileMatrix> matrix, const TrellisFormat& format)
-      : LinearOperator(matrix->rows(), matrix->cols()), matrix_(std::move(matrix)) {
-    const bool is_1mad = format.code() == TrellisCode::k1Mad;
+      : LinearOperator(matrix->rows(), matrix->cols()),
+        matrix_(std::move(matrix)),
+        code_(CodeProduct::Of(format.code())) {
     view_.half_bits = format.half_bits();
-    view_.multiplier = is_1mad ? k1MadMultiplier : kMul1Multiplier;
-    view_.addend = is_1mad ? k1MadAddend : 0;
     view_.steps = (cols() + Activations::kStepCols - 1) / Activations::kStepCols;
     CopyBits();
-    CopyScales(is_1mad ? k1MadUnit : 1.0f);
+    CopyScales(code_.unit);
   }
 
-  bool needs_quantized_activations() const override { return true; }
+  ActivationForm activation_form() const override { return ActivationForm::kInt8; }
   const Incoherence* incoherence() const override { return matrix_->incoherence(); }
 
   void Multiply(const Activations& x, size_t row_begin, size_t row_end, float* y,
                 size_t stride) const override {
+    const size_t panel_stride = SpreadStride<int32_t>(view_.steps * TrellisPanel::kStepWords);
+    thread_local AlignedVector<int32_t> panel;
+    if (x.tokens() > 1) panel.resize(TrellisPanel::kRows * panel_stride);
     ForTokenBlocks(x.tokens(), x.padded_cols(), [&](size_t first, size_t count) {
-      MultiplyTrellis(view_, x, {row_begin, row_end, first, count, y + first * stride, stride});
+      code_.multiply(view_, x, {row_begin, row_end, first, count, y + first * stride, stride},
+                     {panel.data(), panel_stride});
     });
   }
 
@@ -71,8 +95,9 @@ class TrellisOperator final : public LinearOperator {
   }
 
   std::unique_ptr<TileMatrix> matrix_;
+  CodeProduct code_;
   TrellisView view_ = {};
-  AlignedVector<uint8_t> bits_;
+  WeightVector<uint8_t> bits_;
   std::vector<float> scales_;
 };
 
@@ -87,10 +112,7 @@ std::optional<TrellisFormat> PlainTrellis(const PackedMatrix& matrix) {
   return format.ok() ? std::optional(*format) : std::nullopt;
 }
 
-bool IsByteSumTrellis(const TrellisFormat& format) {
-  const bool byte_sum = format.code() == TrellisCode::k1Mad || format.code() == TrellisCode::kMul1;
-  return byte_sum && format.half_bits() <= kMostHalfBits;
-}
+bool HasTrellisProduct(const TrellisFormat& format) { return format.half_bits() <= kMostHalfBits; }
 
 std::unique_ptr<LinearOperator> MakeTrellisOperator(std::unique_ptr<TileMatrix> matrix,
                                                     const TrellisFormat& format) {

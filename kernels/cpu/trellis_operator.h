@@ -1,5 +1,4 @@
-// QTIP's matrices as operators, where the code is a sum of bytes: MUL1 and 1MAD, 1 to 4 bits.
-// kernels/cpu/decoded_operator.h has the others.
+// QTIP's matrices of 1 to 4 bits as operators. kernels/cpu/decoded_operator.h has the others.
 #pragma once
 
 #include <memory>
@@ -15,7 +14,7 @@ namespace quantloom::cpu {
 std::optional<TrellisFormat> PlainTrellis(const PackedMatrix& matrix);
 
 // Whether MakeTrellisOperator takes the format.
-bool IsByteSumTrellis(const TrellisFormat& format);
+bool HasTrellisProduct(const TrellisFormat& format);
 
 // Copies the tiles, rearranged for the kernel.
 std::unique_ptr<LinearOperator> MakeTrellisOperator(std::unique_ptr<TileMatrix> matrix,

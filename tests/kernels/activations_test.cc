@@ -21,7 +21,7 @@ TEST(Activations, CodesAreRoundedQuotientsOfTheBlocksMaximum) {
     const std::vector<float> x = RandomFloats(tokens * stride, cols);
     OnEveryTarget([&](const std::string&) {
       Activations a;
-      a.Assign(x.data(), tokens, cols, stride, true);
+      a.Assign(x.data(), tokens, cols, stride, ActivationForm::kInt8);
       ASSERT_EQ(a.padded_cols() % 64, 0u);
       for (size_t t = 0; t < tokens; ++t) {
         std::vector<float> maxima(a.groups() * 16);
@@ -48,20 +48,58 @@ TEST(Activations, CodesAreRoundedQuotientsOfTheBlocksMaximum) {
   }
 }
 
+TEST(Activations, ASecondRowOfCodesHasWhatTheFirstLeaves) {
+  for (const size_t cols : {1, 64, 300, 576}) {
+    const size_t tokens = 3;
+    const std::vector<float> x = RandomFloats(tokens * cols, cols);
+    Activations coarse;
+    coarse.Assign(x.data(), tokens, cols, cols, ActivationForm::kInt8);
+    OnEveryTarget([&](const std::string&) {
+      Activations a;
+      a.Assign(x.data(), tokens, cols, cols, ActivationForm::kInt16);
+      ASSERT_EQ(a.code_rows(), 2 * tokens);
+      for (size_t t = 0; t < tokens; ++t) {
+        const size_t rest = tokens + t;
+        double total = 0;
+        std::vector<int32_t> sums(a.groups() * 16);
+        for (size_t c = 0; c < a.padded_cols(); ++c) {
+          const size_t block = BlockOf(c);
+          ASSERT_EQ(a.codes(t)[c], coarse.codes(t)[c]);
+          ASSERT_EQ(a.scales(t)[block], coarse.scales(t)[block]);
+          ASSERT_EQ(a.scales(rest)[block], a.scales(t)[block] * (1.0f / 254));
+          ASSERT_LE(std::abs(a.codes(rest)[c]), 127);
+          const double value = static_cast<double>(a.scales(t)[block]) * a.codes(t)[c] +
+                               static_cast<double>(a.scales(rest)[block]) * a.codes(rest)[c];
+          // Half a step of the second row, and the roundings of the quotient and the scales.
+          ASSERT_NEAR(value, c < cols ? x[t * cols + c] : 0.0f, a.scales(rest)[block] * 0.506);
+          sums[block] += a.codes(rest)[c];
+          total += static_cast<double>(a.scales(rest)[block]) * a.codes(rest)[c];
+        }
+        for (size_t b = 0; b < sums.size(); ++b) ASSERT_EQ(a.biases(rest)[b], -128 * sums[b]);
+        EXPECT_EQ(a.total(t), coarse.total(t));
+        EXPECT_NEAR(a.total(rest), total, 1e-4);
+      }
+    });
+  }
+}
+
 TEST(Activations, AreTheSameOnEveryTargetAndInAnyBatch) {
   const size_t cols = 700, tokens = 7;
   std::vector<float> x = RandomFloats(tokens * cols, 1, 100.0f);
   // Exact ties of the rounding: multiples of half a step.
   for (size_t c = 0; c < cols; ++c) x[c] = 127.0f - static_cast<float>(c % 509) * 0.5f;
+  // Every row of codes of `count` tokens, a token's rows side by side.
   const auto flatten = [&](size_t first, size_t count) {
     Activations a;
-    a.Assign(&x[first * cols], count, cols, cols, true);
+    a.Assign(&x[first * cols], count, cols, cols, ActivationForm::kInt16);
     std::vector<float> all;
     for (size_t t = 0; t < count; ++t) {
-      all.insert(all.end(), a.codes(t), a.codes(t) + a.padded_cols());
-      all.insert(all.end(), a.scales(t), a.scales(t) + a.groups() * 16);
-      all.insert(all.end(), a.biases(t), a.biases(t) + a.groups() * 16);
-      all.push_back(a.total(t));
+      for (const size_t i : {t, count + t}) {
+        all.insert(all.end(), a.codes(i), a.codes(i) + a.padded_cols());
+        all.insert(all.end(), a.scales(i), a.scales(i) + a.groups() * 16);
+        all.insert(all.end(), a.biases(i), a.biases(i) + a.groups() * 16);
+        all.push_back(a.total(i));
+      }
     }
     return all;
   };
@@ -84,14 +122,17 @@ TEST(Activations, BlocksWithoutAUsableScale) {
   for (size_t i = 0; i < specials.size(); ++i) x[4 * i + 1] = specials[i];
   OnEveryTarget([&](const std::string&) {
     Activations a;
-    a.Assign(x.data(), 1, 64, 64, true);
+    a.Assign(x.data(), 1, 64, 64, ActivationForm::kInt16);
     for (size_t c = 0; c < 28; ++c) {
       ASSERT_EQ(a.codes(0)[c], c == 25 ? 127 : 0) << c;
+      ASSERT_EQ(a.codes(1)[c], 0) << c;
     }
-    for (size_t block : {0, 1, 2}) EXPECT_TRUE(std::isnan(a.scales(0)[block])) << block;
-    for (size_t block : {3, 4, 5}) EXPECT_EQ(a.scales(0)[block], 0.0f) << block;
+    for (const size_t i : {0, 1}) {
+      for (size_t block : {0, 1, 2}) EXPECT_TRUE(std::isnan(a.scales(i)[block])) << block;
+      for (size_t block : {3, 4, 5}) EXPECT_EQ(a.scales(i)[block], 0.0f) << block;
+      EXPECT_TRUE(std::isnan(a.total(i)));
+    }
     EXPECT_EQ(a.scales(0)[6], 3e38f / 127.0f);
-    EXPECT_TRUE(std::isnan(a.total(0)));
   });
 }
 

@@ -28,7 +28,7 @@ struct Decoded {
 
 Activations Assign(const std::vector<float>& x, size_t cols) {
   Activations activations;
-  activations.Assign(x.data(), x.size() / cols, cols, cols, /*quantize=*/false);
+  activations.Assign(x.data(), x.size() / cols, cols, cols, ActivationForm::kFloat);
   return activations;
 }
 

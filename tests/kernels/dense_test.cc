@@ -37,7 +37,7 @@ DenseCase MakeDense(DType dtype, size_t rows, size_t cols, uint32_t seed) {
 
 std::vector<float> Product(const LinearOperator& op, const std::vector<float>& x, size_t tokens) {
   Activations activations;
-  activations.Assign(x.data(), tokens, op.cols(), op.cols(), op.needs_quantized_activations());
+  activations.Assign(x.data(), tokens, op.cols(), op.cols(), op.activation_form());
   std::vector<float> y(tokens * op.rows());
   op.Multiply(activations, 0, op.rows(), y.data(), op.rows());
   return y;
@@ -78,7 +78,7 @@ TEST_P(DenseTypes, AnyRowSplitGivesTheSameBits) {
   const std::vector<float> x = RandomFloats(tokens * cols, 8);
   const std::vector<float> whole = Product(**op, x, tokens);
   Activations activations;
-  activations.Assign(x.data(), tokens, cols, cols, false);
+  activations.Assign(x.data(), tokens, cols, cols, ActivationForm::kFloat);
   for (size_t grain : {1, 4, 7, 28}) {
     std::vector<float> y(tokens * rows);
     for (size_t r = 0; r < rows; r += grain) {

@@ -48,7 +48,7 @@ TEST_P(E8pProduct, IsTheDocumentedSumForEveryShape) {
       const auto packed = tiles.Open();
       const auto& matrix = dynamic_cast<const TileMatrix&>(*packed);
       const auto op = LinearOperator::FromPacked(tiles.Open());
-      ASSERT_TRUE(op->needs_quantized_activations());
+      ASSERT_EQ(op->activation_form(), ActivationForm::kInt8);
       for (const size_t tokens : {1, 2, 7}) {
         const Activations x = QuantizedActivations(RandomFloats(tokens * cols, 7), cols);
         std::vector<float> expected(tokens * rows);

@@ -1,5 +1,8 @@
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <functional>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -17,12 +20,13 @@ using Form = IcquantCodebook;
 
 std::vector<float> Product(const LinearOperator& op, const std::vector<float>& x, size_t tokens) {
   Activations activations;
-  activations.Assign(x.data(), tokens, op.cols(), op.cols(), op.needs_quantized_activations());
+  activations.Assign(x.data(), tokens, op.cols(), op.cols(), op.activation_form());
   return Product(op, activations);
 }
 
-std::unique_ptr<LinearOperator> MakeOperator(const RandomIcquant& random) {
-  return LinearOperator::FromPacked(random.Open());
+std::unique_ptr<LinearOperator> MakeOperator(const RandomIcquant& random,
+                                             std::optional<ActivationForm> form = {}) {
+  return LinearOperator::FromPacked(random.Open(), form);
 }
 
 // The stored q of one weight: value = scale * q + offset, read through the format's accessors.
@@ -40,8 +44,12 @@ float IntegerProduct(const IcquantMatrix& matrix, const Activations& x, uint64_t
                      size_t token) {
   std::vector<int> centroids(matrix.cols());
   for (uint64_t c = 0; c < matrix.cols(); ++c) centroids[c] = StoredCentroid(matrix, row, c);
-  const float scaled = matrix.scale(row) * IntegerSum(centroids.data(), x, token);
-  return matrix.has_offset() ? std::fma(matrix.offset(row), x.total(token), scaled) : scaled;
+  const auto product = [&](size_t i) {
+    const float scaled = matrix.scale(row) * IntegerSum(centroids.data(), x, i);
+    return matrix.has_offset() ? std::fma(matrix.offset(row), x.total(i), scaled) : scaled;
+  };
+  const float first = product(token);
+  return x.form() == ActivationForm::kInt16 ? first + product(x.tokens() + token) : first;
 }
 
 struct FormCase {
@@ -57,18 +65,30 @@ void PrintTo(const FormCase& c, std::ostream* out) {
 
 class IntegerForms : public testing::TestWithParam<FormCase> {};
 
+// Every column count up to a few blocks, and around what kernels take at once (512 columns), with
+// every number of blocks behind it.
+std::vector<uint64_t> ColumnCounts() {
+  std::vector<uint64_t> counts;
+  for (uint64_t cols = 1; cols <= 200; ++cols) counts.push_back(cols);
+  for (uint64_t cols = 320; cols <= 1152; cols += 64) {
+    counts.insert(counts.end(), {cols - 1, cols, cols + 17});
+  }
+  return counts;
+}
+
 TEST_P(IntegerForms, ProductIsTheDocumentedSumForEveryColumnCount) {
   const FormCase c = GetParam();
-  for (uint64_t cols = 1; cols <= 200; ++cols) {
+  for (const uint64_t cols : ColumnCounts()) {
     const uint64_t rows = 1 + cols % 6;
     const RandomIcquant random({c.bits, c.form, c.outliers, c.offset, rows, cols},
                                static_cast<uint32_t>(cols));
     const auto matrix = random.Open();
-    const auto op = MakeOperator(random);
+    const auto form = cols % 2 == 0 ? ActivationForm::kInt8 : ActivationForm::kInt16;
+    const auto op = MakeOperator(random, form);
     const size_t tokens = 1 + cols % 3;
     const std::vector<float> x = RandomFloats(tokens * cols, static_cast<uint32_t>(cols) + 7);
     Activations activations;
-    activations.Assign(x.data(), tokens, cols, cols, true);
+    activations.Assign(x.data(), tokens, cols, cols, form);
     std::vector<float> expected(tokens * rows);
     for (size_t t = 0; t < tokens; ++t) {
       for (uint64_t r = 0; r < rows; ++r) {
@@ -85,7 +105,27 @@ TEST_P(IntegerForms, ManyTokensAndAnyRowSplitGiveTheBitsOfOneToken) {
   const FormCase c = GetParam();
   const RandomIcquant random({c.bits, c.form, c.outliers, c.offset, 23, 576}, 11);
   // Several token blocks, and a remainder of every tile.
-  ExpectTokensAndRowSplitsAgree(*MakeOperator(random), 301);
+  for (const auto form : {ActivationForm::kInt8, ActivationForm::kInt16}) {
+    ExpectTokensAndRowSplitsAgree(*MakeOperator(random, form), 301);
+  }
+}
+
+TEST_P(IntegerForms, BlocksOfColumnsGiveTheBitsOfOneToken) {
+  const FormCase c = GetParam();
+  // Blocks are of 2048 columns, the last one of up to 3072: one to three of them, with and without
+  // steps behind the last chunk, groups that are not full and steps that are not.
+  for (const uint64_t cols : {3072, 3073, 3648, 5120 + 64, 2 * 2048 + 1024 + 17}) {
+    const RandomIcquant random({c.bits, c.form, c.outliers, c.offset, 7, cols},
+                               static_cast<uint32_t>(cols));
+    ExpectTokensAndRowSplitsAgree(*MakeOperator(random), 17);
+  }
+}
+
+TEST_P(IntegerForms, EveryNumberOfTokensGivesTheBitsOfOneToken) {
+  const FormCase c = GetParam();
+  const RandomIcquant random({c.bits, c.form, c.outliers, c.offset, 9, 3648}, 3);
+  const auto op = MakeOperator(random);
+  for (size_t tokens = 2; tokens <= 17; ++tokens) ExpectTokensAndRowSplitsAgree(*op, tokens);
 }
 
 TEST_P(IntegerForms, ErrorComesFromQuantizedActivationsAlone) {
@@ -94,7 +134,9 @@ TEST_P(IntegerForms, ErrorComesFromQuantizedActivationsAlone) {
   const RandomIcquant random({c.bits, c.form, c.outliers, c.offset, rows, cols}, 5);
   std::vector<float> weights(rows * cols);
   random.Open()->DecodeTile(0, rows, 0, cols, weights.data(), cols);
-  ExpectErrorOfActivationsAlone(*MakeOperator(random), weights);
+  for (const auto form : {ActivationForm::kInt8, ActivationForm::kInt16}) {
+    ExpectErrorOfActivationsAlone(*MakeOperator(random, form), weights);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -106,6 +148,25 @@ INSTANTIATE_TEST_SUITE_P(
                     FormCase{Form::kInt8, 8, false, true}, FormCase{Form::kInt8, 8, false, false},
                     FormCase{Form::kTensor, 2, true, false},
                     FormCase{Form::kTensor, 4, true, false}));
+
+TEST(IcquantProduct, ReadsInt16WithEightBitsAndInAttentionWithFour) {
+  for (const int bits : {1, 2, 3, 4, 8}) {
+    const RandomIcquant random({bits, Form::kInt8, bits < 8, false, 2, 64}, 1);
+    const auto expected = bits == 8 ? ActivationForm::kInt16 : ActivationForm::kInt8;
+    EXPECT_EQ(MakeOperator(random)->activation_form(), expected);
+    EXPECT_EQ(BestActivationForm(*random.Open(), /*in_attention=*/true),
+              bits == 4 ? ActivationForm::kInt16 : expected);
+  }
+}
+
+// Matrices that share their inputs may read different forms of them.
+TEST(IcquantProduct, OfInt8IgnoresWhatFinerFormsAdd) {
+  const RandomIcquant random({2, Form::kInt8, true, true, 9, 576}, 3);
+  const auto op = MakeOperator(random, ActivationForm::kInt8);
+  const std::vector<float> x = RandomFloats(5 * 576, 4);
+  EXPECT_TRUE(SameBits(Product(*op, QuantizedActivations(x, 576, ActivationForm::kInt16)),
+                       Product(*op, QuantizedActivations(x, 576))));
+}
 
 TEST(IcquantProduct, ExtremeCentroidsAndActivationsDoNotSaturate) {
   // Every weight and activation at +-127: the largest sums that the integer form can form.
@@ -149,7 +210,7 @@ TEST_P(FloatForms, ProductIsTheSixteenLaneSumOfTheDecodedRow) {
       std::vector<float> weights(rows * cols);
       random.Open()->DecodeTile(0, rows, 0, cols, weights.data(), cols);
       const auto op = MakeOperator(random);
-      EXPECT_FALSE(op->needs_quantized_activations());
+      EXPECT_EQ(op->activation_form(), ActivationForm::kFloat);
       for (size_t tokens : {1, 5, 60}) {
         const std::vector<float> x = RandomFloats(tokens * cols, 3);
         std::vector<float> expected(tokens * rows);
@@ -187,9 +248,23 @@ TEST(IcquantOperator, DecodeRowGivesTheCodecsValues) {
 }
 
 TEST(IcquantOperator, WeightBytesCountWhatAProductReads) {
-  // 4-bit codes, one bitmap bit, 32 one-byte centroids and two 2-byte scales a row.
-  const RandomIcquant random({4, Form::kInt8, true, true, 64, 1024}, 1);
-  EXPECT_EQ(MakeOperator(random)->weight_bytes(), 64u * (512 + 128 + 32 + 4));
+  // 4-bit codes, 32 one-byte centroids and two 2-byte scales a row; for outliers a bit for every
+  // eight columns of 512 (each 64 apart), and a byte where one of them is an outlier. Behind the
+  // last 512, a bit a column.
+  const uint64_t rows = 64, cols = 1024 + 64;
+  const RandomIcquant random({4, Form::kInt8, true, true, rows, cols}, 1);
+  const auto matrix = random.Open();
+  uint64_t map = 0;
+  for (uint64_t row = 0; row < rows; ++row) {
+    uint64_t words[cols / 64];
+    matrix->OutlierBitmap(row, 0, cols / 64, words);
+    for (const uint64_t* chunk : {words, words + 8}) {
+      const uint64_t some = std::accumulate(chunk, chunk + 8, uint64_t{0}, std::bit_or<>());
+      map += 8 + static_cast<uint64_t>(std::popcount(some));
+    }
+    map += 8;
+  }
+  EXPECT_EQ(MakeOperator(random)->weight_bytes(), rows * (cols / 2 + 32 + 4) + map);
 }
 
 }  // namespace

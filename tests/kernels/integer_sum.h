@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "gtest/gtest.h"
 #include "kernels/cpu/linear.h"
 #include "tests/kernels/every_target.h"
@@ -13,9 +14,10 @@
 namespace quantloom::cpu {
 
 // x [tokens, cols] as products read it.
-inline Activations QuantizedActivations(const std::vector<float>& x, size_t cols) {
+inline Activations QuantizedActivations(const std::vector<float>& x, size_t cols,
+                                        ActivationForm form = ActivationForm::kInt8) {
   Activations activations;
-  activations.Assign(x.data(), x.size() / cols, cols, cols, /*quantize=*/true);
+  activations.Assign(x.data(), x.size() / cols, cols, cols, form);
   return activations;
 }
 
@@ -25,17 +27,17 @@ inline std::vector<float> Product(const LinearOperator& op, const Activations& x
   return y;
 }
 
-// A row of integers times a token's activations, in plain scalar code.
-inline float IntegerSum(const int* integers, const Activations& x, size_t token) {
+// A row of integers times row i of an activation's codes, in plain scalar code.
+inline float IntegerSum(const int* integers, const Activations& x, size_t i) {
   float lanes[16] = {};
   for (size_t group = 0; group < x.groups(); ++group) {
     int32_t blocks[16] = {};
     const size_t begin = group * 256, end = std::min<size_t>(begin + 256, x.cols());
     for (size_t c = begin; c < end; ++c) {
-      blocks[c % 64 / 4] += integers[c] * x.codes(token)[c];
+      blocks[c % 64 / 4] += integers[c] * x.codes(i)[c];
     }
     for (size_t l = 0; l < 16; ++l) {
-      lanes[l] = std::fma(static_cast<float>(blocks[l]), x.scales(token)[group * 16 + l], lanes[l]);
+      lanes[l] = std::fma(static_cast<float>(blocks[l]), x.scales(i)[group * 16 + l], lanes[l]);
     }
   }
   for (size_t width = 8; width > 0; width /= 2) {
@@ -52,10 +54,11 @@ inline void ExpectTokensAndRowSplitsAgree(const LinearOperator& op, size_t token
   for (size_t t = 0; t < tokens; ++t) {
     const auto first = x.begin() + static_cast<int64_t>(t * cols);
     const std::vector<float> y =
-        Product(op, QuantizedActivations({first, first + static_cast<int64_t>(cols)}, cols));
+        Product(op, QuantizedActivations({first, first + static_cast<int64_t>(cols)}, cols,
+                                         op.activation_form()));
     one_by_one.insert(one_by_one.end(), y.begin(), y.end());
   }
-  const Activations batch = QuantizedActivations(x, cols);
+  const Activations batch = QuantizedActivations(x, cols, op.activation_form());
   OnEveryTarget([&](const std::string&) {
     for (const size_t grain : {size_t{1}, size_t{5}, size_t{16}, rows}) {
       std::vector<float> y(tokens * rows);
@@ -68,23 +71,30 @@ inline void ExpectTokensAndRowSplitsAgree(const LinearOperator& op, size_t token
 }
 
 // Against decoded weights [rows, cols] in double precision: each activation is off by at most half
-// a step of its block, each addition by its rounding.
-inline void ExpectErrorOfActivationsAlone(const LinearOperator& op,
-                                          const std::vector<float>& weights) {
+// a step of its block's last codes, each weight by what the function says, each addition by its
+// rounding.
+inline void ExpectErrorOfActivationsAlone(
+    const LinearOperator& op, const std::vector<float>& weights,
+    absl::FunctionRef<double(size_t row, size_t column)> weight_error = [](size_t, size_t) {
+      return 0.0;
+    }) {
   const size_t cols = op.cols();
   const std::vector<float> x = RandomFloats(cols, 6);
-  const Activations a = QuantizedActivations(x, cols);
+  const Activations a = QuantizedActivations(x, cols, op.activation_form());
+  const float* const steps = a.scales(a.code_rows() - 1);
   const std::vector<float> y = Product(op, a);
   for (size_t r = 0; r < op.rows(); ++r) {
     double expected = 0, bound = 0, magnitude = 0;
     for (size_t c = 0; c < cols; ++c) {
       const double w = weights[r * cols + c];
       expected += w * x[c];
-      bound += std::fabs(w) * a.scales(0)[c / 256 * 16 + c % 64 / 4] * 0.5001;
+      const double x_error = steps[c / 256 * 16 + c % 64 / 4] * 0.5001;
+      const double w_error = weight_error(r, c);
+      bound += std::fabs(w) * x_error + w_error * (std::fabs(x[c]) + x_error);
       magnitude += std::fabs(w * x[c]);
     }
     EXPECT_NEAR(y[r], expected, bound + 1e-5 * magnitude);
-    EXPECT_GT(bound, 0);
+    EXPECT_GT(bound, 1e-5 * magnitude * (op.activation_form() == ActivationForm::kInt8));
   }
 }
 
