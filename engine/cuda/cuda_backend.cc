@@ -2,69 +2,24 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <utility>
-#include <vector>
 
-#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status.h"
 #include "engine/cuda/cuda_batch.h"
 #include "engine/cuda/cuda_buffer.h"
 #include "engine/cuda/cuda_context.h"
-#include "engine/cuda/cuda_dense_products.h"
 #include "engine/cuda/cuda_hessian.h"
 #include "engine/cuda/cuda_matrix.h"
+#include "engine/cuda/cuda_products.h"
+#include "engine/cuda/cuda_row_chains.h"
+#include "engine/cuda/cuda_storage.h"
 #include "engine/cuda/cuda_transform.h"
 #include "engine/cuda/cuda_trellis_search.h"
 
 namespace quantloom {
 namespace {
 
-class CudaVector final : public DeviceVector {
- public:
-  CudaVector(uint64_t size, CudaMemory memory) : size_(size), memory_(std::move(memory)) {}
-  uint64_t size() const override { return size_; }
-  const float* data() const { return memory_.as<float>(); }
-
- private:
-  uint64_t size_;
-  CudaMemory memory_;
-};
-
-class CudaKvStorage final : public KvStorage {
- public:
-  CudaKvStorage(const KvShape& shape, CudaMemory memory)
-      : KvStorage(shape), memory_(std::move(memory)) {}
-
-  // Block layout: [layer][keys, values][kv head][slot][head_dim].
-  cuda::KvView layer(uint32_t layer) const {
-    cuda::KvView view = {.keys = memory_.as<uint16_t>(),
-                         .block_stride = shape().block_bytes() / sizeof(uint16_t),
-                         .block_tokens = shape().block_tokens,
-                         .kv_heads = shape().kv_heads,
-                         .head_dim = shape().head_dim};
-    view.keys += layer * 2 * view.plane();
-    return view;
-  }
-  uint8_t* block(int32_t block) const {
-    return memory_.as<uint8_t>() + static_cast<size_t>(block) * shape().block_bytes();
-  }
-
- private:
-  CudaMemory memory_;
-};
-
-const CudaMatrix& Cuda(const DeviceMatrix& matrix) {
-  return static_cast<const CudaMatrix&>(matrix);
-}
-const float* Data(const DeviceVector& vector) {
-  return static_cast<const CudaVector&>(vector).data();
-}
-CudaBuffer& Cuda(DeviceBuffer& buffer) { return static_cast<CudaBuffer&>(buffer); }
-const CudaBuffer& Cuda(const DeviceBuffer& buffer) {
-  return static_cast<const CudaBuffer&>(buffer);
-}
 CudaBatch& Cuda(DeviceBatch& batch) { return static_cast<CudaBatch&>(batch); }
 const CudaBatch& Cuda(const DeviceBatch& batch) { return static_cast<const CudaBatch&>(batch); }
 
@@ -74,9 +29,10 @@ class CudaBackend final : public Backend {
               std::unique_ptr<cuda::DenseLibrary> dense)
       : context_(std::move(context)),
         transforms_(*context_),
+        chains_(*context_),
         trellis_search_(*context_),
-        team_(team),
-        dense_(*context_, std::move(dense)) {}
+        products_(*context_, chains_, std::move(dense)),
+        team_(team) {}
 
   absl::Status status() const override { return context_->status(); }
   uint64_t memory_bytes() const override { return context_->memory_bytes(); }
@@ -90,7 +46,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<DeviceVector> Vector(absl::Span<const float> values) override;
   std::unique_ptr<DeviceBuffer> Buffer(size_t max_rows, size_t cols) override {
     return std::make_unique<CudaBuffer>(
-        max_rows, cols, context_->OrNote(context_->Allocate(max_rows * cols * sizeof(float))));
+        max_rows, cols, context_->OrNote(context_->Allocate(CudaBuffer::Bytes(max_rows, cols))));
   }
   std::unique_ptr<DeviceBatch> Batch(size_t max_rows, size_t max_selected) override {
     return std::make_unique<CudaBatch>(*context_, max_rows, max_selected);
@@ -108,7 +64,11 @@ class CudaBackend final : public Backend {
     Cuda(batch).Select(rows);
   }
   void RunStep(DeviceBatch& batch, absl::FunctionRef<void()> operators) override {
-    Cuda(batch).RunStep(operators);
+    Cuda(batch).RunStep([&] {
+      chains_.BeginStep();
+      operators();
+      chains_.EndStep();
+    });
   }
   void SetChoices(absl::Span<const TokenChoice> choices, DeviceBatch& batch) override {
     Cuda(batch).SetChoices(choices);
@@ -149,27 +109,15 @@ class CudaBackend final : public Backend {
 
   void NormRows(const DeviceBuffer& x, const uint32_t* rows, size_t count,
                 const DeviceVector& weight, float eps, DeviceBuffer& out);
-  void Transform(const CudaTransform& transform, const float* x, uint32_t x_stride, size_t n,
-                 float* out, uint32_t out_stride);
-  // x as the matrix's input is transformed, and room in the `index`-th of the buffer's forms for
-  // what is made of it. Null on failure.
-  const float* TransformInput(const CudaMatrix& matrix, size_t n, CudaBuffer& x, size_t index);
-  // x as the matrix reads it; the `index`-th of the buffer's forms holds it.
-  cuda::Activations Prepare(const CudaMatrix& matrix, size_t n, CudaBuffer& x, size_t index);
-  // The products of `weights` with one x, y[m] rows of `stride` elements; outputs restored.
-  void Multiply(absl::Span<const DeviceMatrix* const> weights, size_t n, DeviceBuffer& x, float* y,
-                uint32_t stride);
-  // The same by the dense library.
-  void MultiplyDense(absl::Span<const DeviceMatrix* const> weights, size_t n, DeviceBuffer& x,
-                     float* y, uint32_t stride);
   // Has memory for the whole buffer afterwards, except on failure.
   void Allocate(const CudaBuffer& buffer, CudaBuffer::Host& host);
 
   std::unique_ptr<CudaContext> context_;
   CudaTransforms transforms_;
+  CudaRowChains chains_;
   CudaTrellisSearch trellis_search_;
+  CudaProducts products_;
   ThreadTeam& team_;
-  CudaDenseProducts dense_;
   uint64_t decoded_matrices_ = 0;
 };
 
@@ -183,9 +131,10 @@ absl::StatusOr<std::unique_ptr<DeviceMatrix>> CudaBackend::MatrixFromPacked(
           *matrix, use == MatrixUse::kRows ? cuda::MatrixUse::kRows : cuda::MatrixUse::kProduct,
           team_));
   // An embedding is fp16 or int8 in any case: rows of other forms cannot be looked up.
-  if (use == MatrixUse::kProducts && std::holds_alternative<cuda::HalfMatrixView>(image.view)) {
+  if (use != MatrixUse::kRows && std::holds_alternative<cuda::HalfMatrixView>(image.view)) {
     ++decoded_matrices_;
   }
+  QL_RETURN_IF_ERROR(products_.Reserve(matrix->cols()));
   return CudaMatrix::Create(image, matrix->incoherence(), *context_, transforms_);
 }
 
@@ -193,14 +142,14 @@ absl::StatusOr<std::unique_ptr<DeviceMatrix>> CudaBackend::MatrixFromDense(
     uint64_t rows, uint64_t cols, DType dtype, absl::Span<const uint8_t> bytes) {
   QL_ASSIGN_OR_RETURN(const cuda::MatrixImage image,
                       cuda::DenseMatrixImage(rows, cols, dtype, bytes, team_));
+  QL_RETURN_IF_ERROR(products_.Reserve(cols));
   return CudaMatrix::Create(image, nullptr, *context_, transforms_);
 }
 
 std::unique_ptr<DeviceVector> CudaBackend::Vector(absl::Span<const float> values) {
   CudaMemory memory;
   if (ok()) {
-    absl::StatusOr<CudaMemory> uploaded = context_->Upload(
-        {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(float)});
+    absl::StatusOr<CudaMemory> uploaded = context_->Upload(BytesOf(values));
     context_->Note(uploaded.status());
     if (uploaded.ok()) memory = *std::move(uploaded);
   }
@@ -237,8 +186,8 @@ void CudaBackend::CopyKvBlock(int32_t from, int32_t to, KvStorage& kv) {
 
 void CudaBackend::Allocate(const CudaBuffer& buffer, CudaBuffer::Host& host) {
   if (!host.memory.empty()) return;
-  host.memory =
-      context_->OrNote(context_->AllocatePinned(buffer.max_rows() * buffer.cols() * sizeof(float)));
+  host.memory = context_->OrNote(
+      context_->AllocatePinned(CudaBuffer::Bytes(buffer.max_rows(), buffer.cols())));
   host.copied = context_->OrNote(context_->CreateEvent());
 }
 
@@ -271,6 +220,7 @@ absl::Span<const float> CudaBackend::Read(const DeviceBuffer& buffer, size_t row
 // --- Operators
 
 void CudaBackend::Embed(const DeviceMatrix& table, const DeviceBatch& batch, DeviceBuffer& out) {
+  chains_.Settle();
   if (!ok()) return;
   const CudaMatrix& matrix = Cuda(table);
   const CudaBuffer& rows = Cuda(out);
@@ -279,127 +229,38 @@ void CudaBackend::Embed(const DeviceMatrix& table, const DeviceBatch& batch, Dev
                                       static_cast<uint32_t>(table.cols()), rows.data(),
                                       rows.stride(), stream()));
   if (matrix.row() == nullptr) return;
-  Transform(*matrix.row(), rows.data(), rows.stride(), batch.rows(), rows.data(), rows.stride());
+  products_.Transform(*matrix.row(), rows.data(), rows.stride(), batch.rows(), rows.data(),
+                      rows.stride());
 }
 
 void CudaBackend::NormRows(const DeviceBuffer& x, const uint32_t* rows, size_t count,
                            const DeviceVector& weight, float eps, DeviceBuffer& out) {
   if (!ok() || count == 0) return;
+  if (CudaRowChains::Takes(x.cols())) {
+    return chains_.Norm(Cuda(x), rows, count, Data(weight), eps, Cuda(out));
+  }
+  chains_.Settle();
   context_->Note(kernels().rms_norm(Cuda(x).data(), rows, static_cast<uint32_t>(count),
                                     Cuda(x).stride(), Data(weight), eps, Cuda(out).data(),
                                     stream()));
 }
 
-void CudaBackend::Transform(const CudaTransform& transform, const float* x, uint32_t x_stride,
-                            size_t n, float* out, uint32_t out_stride) {
-  if (!ok()) return;
-  context_->Note(kernels().transform_rows(transform.view, x, x_stride, static_cast<uint32_t>(n),
-                                          out, out_stride, stream()));
-}
-
-const float* CudaBackend::TransformInput(const CudaMatrix& matrix, size_t n, CudaBuffer& x,
-                                         size_t index) {
-  PreparedForm& form = x.form(index);
-  const auto max_rows = static_cast<uint32_t>(x.max_rows());
-  if (form.prepared.empty()) {
-    form.prepared = context_->OrNote(context_->Allocate(
-        std::max(kernels().activation_bytes(cuda::ActivationForm::kHalf, max_rows, x.stride()),
-                 kernels().activation_bytes(cuda::ActivationForm::kInt8, max_rows, x.stride()))));
-  }
-  const float* from = x.data();
-  if (matrix.input() != nullptr) {
-    if (form.transformed.empty()) {
-      form.transformed =
-          context_->OrNote(context_->Allocate(x.max_rows() * x.cols() * sizeof(float)));
-    }
-    Transform(*matrix.input(), from, x.stride(), n, form.transformed.as<float>(), x.stride());
-    from = form.transformed.as<float>();
-  }
-  return ok() ? from : nullptr;
-}
-
-cuda::Activations CudaBackend::Prepare(const CudaMatrix& matrix, size_t n, CudaBuffer& x,
-                                       size_t index) {
-  const float* const from = TransformInput(matrix, n, x, index);
-  if (from == nullptr) return {};
-  const cuda::Activations activations =
-      kernels().activations_at(cuda::ActivationFormOf(matrix.view()), static_cast<uint32_t>(n),
-                               x.stride(), x.form(index).prepared.as<void>());
-  context_->Note(
-      kernels().prepare_activations(from, x.stride(), x.stride(), activations, stream()));
-  return activations;
-}
-
-void CudaBackend::Multiply(absl::Span<const DeviceMatrix* const> weights, size_t n, DeviceBuffer& x,
-                           float* y, uint32_t stride) {
-  if (dense_.takes(n)) return MultiplyDense(weights, n, x, y, stride);
-  // What the matrices before have read.
-  struct Input {
-    const CudaMatrix* reader;
-    cuda::Activations activations;
-  };
-  absl::InlinedVector<Input, 4> inputs;
-  for (const DeviceMatrix* weight : weights) {
-    const CudaMatrix& matrix = Cuda(*weight);
-    auto input = std::find_if(inputs.begin(), inputs.end(), [&](const Input& candidate) {
-      return candidate.reader->input() == matrix.input() &&
-             candidate.activations.form == cuda::ActivationFormOf(matrix.view());
-    });
-    if (input == inputs.end()) {
-      input = inputs.insert(input, {&matrix, Prepare(matrix, n, Cuda(x), inputs.size())});
-    }
-    if (!ok()) return;
-    context_->Note(kernels().multiply(matrix.view(), input->activations, y, stride, stream()));
-    if (matrix.output() != nullptr) Transform(*matrix.output(), y, stride, n, y, stride);
-    y += matrix.rows();
-  }
-}
-
-void CudaBackend::MultiplyDense(absl::Span<const DeviceMatrix* const> weights, size_t n,
-                                DeviceBuffer& x, float* y, uint32_t stride) {
-  absl::InlinedVector<const CudaMatrix*, 4> readers;  // whose inputs have been made
-  const auto rows = static_cast<uint32_t>(n);
-  const uint32_t cols = Cuda(x).stride();
-  for (const DeviceMatrix* weight : weights) {
-    const CudaMatrix& matrix = Cuda(*weight);
-    const auto reader = std::find_if(readers.begin(), readers.end(), [&](const CudaMatrix* other) {
-      return other->input() == matrix.input();
-    });
-    const auto index = static_cast<size_t>(reader - readers.begin());
-    if (reader == readers.end()) {
-      readers.push_back(&matrix);
-      const float* const from = TransformInput(matrix, n, Cuda(x), index);
-      if (from == nullptr) return;
-      dense_.Prepare(from, rows, cols, Cuda(x).form(index).prepared.as<void>());
-    }
-    dense_.Multiply(matrix.view(), static_cast<uint32_t>(matrix.rows()), rows, cols,
-                    Cuda(x).form(index).prepared.as<void>(), y, stride);
-    if (matrix.output() != nullptr) Transform(*matrix.output(), y, stride, n, y, stride);
-    y += matrix.rows();
-  }
-}
-
 void CudaBackend::Linear(absl::Span<const DeviceMatrix* const> weights,
                          absl::Span<const DeviceVector* const> biases, size_t n, DeviceBuffer& x,
                          DeviceBuffer& y) {
-  const CudaBuffer& out = Cuda(y);
-  Multiply(weights, n, x, out.data(), out.stride());
-  float* column = out.data();
-  for (size_t m = 0; m < biases.size() && ok(); ++m) {
-    if (biases[m] != nullptr) {
-      context_->Note(kernels().add(column, out.stride(), Data(*biases[m]), 0,
-                                   static_cast<uint32_t>(n),
-                                   static_cast<uint32_t>(weights[m]->rows()), stream()));
-    }
-    column += weights[m]->rows();
-  }
+  products_.Multiply(weights, n, x, Cuda(y).data(), Cuda(y).stride());
+  products_.FinishOutputs(weights, biases, n, Cuda(y).data(), Cuda(y).stride());
 }
 
 void CudaBackend::LinearAdd(const DeviceMatrix& weight, size_t n, DeviceBuffer& x,
                             DeviceBuffer& scratch, DeviceBuffer& residual) {
   const CudaBuffer& product = Cuda(scratch);
   const CudaBuffer& sum = Cuda(residual);
-  Multiply({&weight}, n, x, product.data(), product.stride());
+  products_.Multiply({&weight}, n, x, product.data(), product.stride());
+  if (CudaRowChains::Takes(sum.cols())) {
+    return chains_.AddProduct(Cuda(weight).output(), n, product, sum);
+  }
+  products_.FinishOutputs({&weight}, {}, n, product.data(), product.stride());
   if (!ok()) return;
   context_->Note(kernels().add(sum.data(), sum.stride(), product.data(), product.stride(),
                                static_cast<uint32_t>(n), static_cast<uint32_t>(weight.rows()),
@@ -408,15 +269,19 @@ void CudaBackend::LinearAdd(const DeviceMatrix& weight, size_t n, DeviceBuffer& 
 
 void CudaBackend::GatedLinear(const DeviceMatrix& gate, const DeviceMatrix& up, size_t n,
                               DeviceBuffer& x, DeviceBuffer& scratch, DeviceBuffer& out) {
-  Multiply({&gate, &up}, n, x, Cuda(scratch).data(), Cuda(scratch).stride());
+  const CudaBuffer& gate_up = Cuda(scratch);
+  products_.Multiply({&gate, &up}, n, x, gate_up.data(), gate_up.stride());
+  products_.FinishOutputs({&gate, &up}, {}, n, gate_up.data(), gate_up.stride());
+  if (CudaRowChains::Takes(out.cols())) return chains_.SwiGlu(gate_up, n, Cuda(out));
   if (!ok()) return;
-  context_->Note(kernels().swiglu(Cuda(scratch).data(), static_cast<uint32_t>(n),
+  context_->Note(kernels().swiglu(gate_up.data(), static_cast<uint32_t>(n),
                                   static_cast<uint32_t>(gate.rows()), Cuda(out).data(), stream()));
 }
 
 void CudaBackend::RotateAndStore(const DeviceBatch& batch, const AttentionParameters& attention,
                                  uint32_t layer, const DeviceBuffer& angles, DeviceBuffer& qkv,
                                  KvStorage& kv) {
+  chains_.Settle();
   if (!ok()) return;
   const cuda::RotaryParameters parameters = {
       .heads = attention.heads,
@@ -431,6 +296,7 @@ void CudaBackend::RotateAndStore(const DeviceBatch& batch, const AttentionParame
 void CudaBackend::Attend(DeviceBatch& device_batch, const AttentionParameters& attention,
                          uint32_t layer, const DeviceBuffer& qkv, const KvStorage& kv,
                          DeviceBuffer& out) {
+  chains_.Settle();
   if (!ok()) return;
   CudaBatch& batch = Cuda(device_batch);
   cuda::AttentionArguments arguments = {
@@ -453,6 +319,7 @@ void CudaBackend::Attend(DeviceBatch& device_batch, const AttentionParameters& a
 }
 
 void CudaBackend::ChooseTokens(DeviceBuffer& logits, DeviceBatch& device_batch) {
+  chains_.Settle();
   if (!ok()) return;
   const CudaBatch& batch = Cuda(device_batch);
   context_->Note(kernels().sample_tokens(

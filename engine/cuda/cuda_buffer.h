@@ -22,6 +22,11 @@ class CudaBuffer final : public DeviceBuffer {
  public:
   CudaBuffer(size_t max_rows, size_t cols, CudaMemory memory)
       : max_rows_(max_rows), cols_(cols), memory_(std::move(memory)) {}
+  // What a buffer takes.
+  static uint64_t Bytes(size_t max_rows, size_t cols) {
+    return uint64_t{max_rows} * cols * sizeof(float);
+  }
+
   size_t max_rows() const override { return max_rows_; }
   size_t cols() const override { return cols_; }
   uint32_t stride() const { return static_cast<uint32_t>(cols_); }
@@ -53,5 +58,11 @@ class CudaBuffer final : public DeviceBuffer {
   std::array<Host, kUnfinishedSteps> sources_;
   size_t turn_ = 0;
 };
+
+// Of a buffer that the CUDA backend made.
+inline CudaBuffer& Cuda(DeviceBuffer& buffer) { return static_cast<CudaBuffer&>(buffer); }
+inline const CudaBuffer& Cuda(const DeviceBuffer& buffer) {
+  return static_cast<const CudaBuffer&>(buffer);
+}
 
 }  // namespace quantloom

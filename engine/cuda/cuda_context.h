@@ -98,6 +98,12 @@ class CudaEvent {
   cuda::Event event_ = nullptr;
 };
 
+// What CudaContext::Upload takes of an array.
+template <typename T>
+absl::Span<const uint8_t> BytesOf(absl::Span<const T> values) {
+  return {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(T)};
+}
+
 class CudaContext {
  public:
   static absl::StatusOr<std::unique_ptr<CudaContext>> Create(

@@ -1,7 +1,9 @@
 #include "engine/cuda/cuda_dense_products.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "core/base/status.h"
 #include "engine/cuda/cuda_backend.h"
 #include "kernels/cuda/dense_operands.h"
 
@@ -11,9 +13,7 @@ namespace {
 // Of a matrix's rows at a time: enough for the library to have work for every multiprocessor.
 constexpr uint64_t kExpandedBytes = uint64_t{64} << 20;
 
-uint32_t PaddedColumns(uint32_t cols) {
-  return cuda::DivideUp(cols, cuda::kPanelColumns) * cuda::kPanelColumns;
-}
+uint64_t RowBytes(uint32_t cols) { return uint64_t{cuda::PaddedColumns(cols)} * sizeof(uint16_t); }
 
 }  // namespace
 
@@ -21,9 +21,24 @@ bool CudaDenseProducts::takes(size_t rows) const {
   return library_ != nullptr && rows >= kDenseLibraryRows;
 }
 
+absl::Status CudaDenseProducts::Reserve(uint64_t cols) {
+  if (library_ == nullptr) return absl::OkStatus();
+  const uint64_t bytes =
+      std::max(kExpandedBytes, cuda::kExpandRows * RowBytes(static_cast<uint32_t>(cols)));
+  if (bytes <= expanded_bytes_) return absl::OkStatus();
+  expanded_ = CudaMemory();
+  expanded_bytes_ = 0;
+  auto memory = context_.Allocate(bytes);
+  if (!memory.ok()) return Annotate(memory.status(), "rows in fp16 for the dense library");
+  expanded_ = *std::move(memory);
+  expanded_bytes_ = bytes;
+  return absl::OkStatus();
+}
+
 CudaDenseProducts::Operands CudaDenseProducts::In(void* prepared, uint32_t tokens, uint32_t cols) {
   auto* const elements = static_cast<uint16_t*>(prepared);
-  return {elements, reinterpret_cast<float*>(elements + uint64_t{tokens} * PaddedColumns(cols))};
+  return {elements,
+          reinterpret_cast<float*>(elements + uint64_t{tokens} * cuda::PaddedColumns(cols))};
 }
 
 void CudaDenseProducts::Prepare(const float* x, uint32_t tokens, uint32_t cols,
@@ -36,18 +51,11 @@ void CudaDenseProducts::Prepare(const float* x, uint32_t tokens, uint32_t cols,
 void CudaDenseProducts::Multiply(const cuda::MatrixView& w, uint32_t rows, uint32_t tokens,
                                  uint32_t cols, void* prepared, float* y, uint32_t stride) {
   if (!context_.ok()) return;
-  const uint32_t padded = PaddedColumns(cols);
-  const uint64_t row_bytes = uint64_t{padded} * sizeof(uint16_t);
-  const uint64_t bytes = std::max(kExpandedBytes, cuda::kExpandRows * row_bytes);
-  if (bytes > expanded_bytes_) {
-    expanded_ = CudaMemory();
-    expanded_ = context_.OrNote(context_.Allocate(bytes));
-    if (!context_.ok()) return;
-    expanded_bytes_ = bytes;
-  }
+  const uint32_t padded = cuda::PaddedColumns(cols);
+  const uint64_t row_bytes = RowBytes(cols);
   const Operands x = In(prepared, tokens, cols);
   const auto step =
-      static_cast<uint32_t>(bytes / row_bytes / cuda::kExpandRows * cuda::kExpandRows);
+      static_cast<uint32_t>(expanded_bytes_ / row_bytes / cuda::kExpandRows * cuda::kExpandRows);
   for (uint32_t first = 0; first < rows; first += step) {
     const uint32_t count = std::min(step, rows - first);
     context_.Note(context_.kernels().expand_rows(w, first, count, expanded_.as<uint16_t>(),

@@ -24,6 +24,10 @@ class CudaDenseProducts {
   // Whether products of so many rows are to come here.
   bool takes(size_t rows) const;
 
+  // Has the memory to expand rows of matrices of up to so many columns in, or says why not: before
+  // products with them. Asks for none without a library.
+  absl::Status Reserve(uint64_t cols);
+
   // x [tokens, cols] fp32 as products read it, into memory of as many bytes as activations of form
   // kHalf take.
   void Prepare(const float* x, uint32_t tokens, uint32_t cols, void* prepared) const;
@@ -42,7 +46,7 @@ class CudaDenseProducts {
 
   CudaContext& context_;
   std::unique_ptr<cuda::DenseLibrary> library_;
-  CudaMemory expanded_;  // rows of a matrix, once there has been a product
+  CudaMemory expanded_;  // rows of a matrix
   uint64_t expanded_bytes_ = 0;
 };
 

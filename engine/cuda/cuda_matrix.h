@@ -52,4 +52,9 @@ class CudaMatrix final : public DeviceMatrix {
   std::shared_ptr<const CudaTransform> input_, row_, output_;
 };
 
+// Of a matrix that the CUDA backend made.
+inline const CudaMatrix& Cuda(const DeviceMatrix& matrix) {
+  return static_cast<const CudaMatrix&>(matrix);
+}
+
 }  // namespace quantloom

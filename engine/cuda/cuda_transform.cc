@@ -1,19 +1,8 @@
 #include "engine/cuda/cuda_transform.h"
 
-#include <vector>
-
 #include "core/base/status.h"
 
 namespace quantloom {
-namespace {
-
-template <typename T>
-absl::Span<const uint8_t> Bytes(const std::vector<T>& values) {
-  return {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(T)};
-}
-
-}  // namespace
-
 absl::StatusOr<std::shared_ptr<const CudaTransform>> CudaTransforms::Get(size_t size,
                                                                          HadamardBlocks blocks,
                                                                          uint64_t seed,
@@ -23,9 +12,11 @@ absl::StatusOr<std::shared_ptr<const CudaTransform>> CudaTransforms::Get(size_t 
   auto transform = std::make_shared<CudaTransform>();
   const cuda::HadamardSigns factors = cuda::MakeHadamardSigns(size, blocks, direction);
   if (!factors.words.empty()) {
-    QL_ASSIGN_OR_RETURN(transform->words, context_.Upload(Bytes(factors.words)));
+    QL_ASSIGN_OR_RETURN(transform->words,
+                        context_.Upload(BytesOf(absl::MakeConstSpan(factors.words))));
   }
-  QL_ASSIGN_OR_RETURN(transform->signs, context_.Upload(Bytes(RandomSigns(seed, size))));
+  QL_ASSIGN_OR_RETURN(transform->signs,
+                      context_.Upload(BytesOf(absl::MakeConstSpan(RandomSigns(seed, size)))));
   const float* const signs = transform->signs.as<float>();
   const bool forward = direction == Direction::kForward;
   transform->view = factors.View(transform->words.as<uint32_t>(), forward ? signs : nullptr,

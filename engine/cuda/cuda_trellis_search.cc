@@ -18,11 +18,6 @@ uint32_t PerStep(const TrellisFormat& format) {
   return static_cast<uint32_t>(format.weights_per_step());
 }
 
-template <typename T>
-absl::Span<const uint8_t> AsBytes(absl::Span<const T> values) {
-  return {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(T)};
-}
-
 }  // namespace
 
 bool CudaTrellisSearch::Takes(const TrellisFormat& format) const {
@@ -45,7 +40,7 @@ absl::Status CudaTrellisSearch::Search(const TrellisFormat& format,
                                        absl::Span<uint8_t> bits) {
   const auto tiles = static_cast<uint32_t>(targets.size() / kTileWeights);
   const uint32_t blocks = std::min(tiles, kMaxBlocks);
-  const absl::Span<const uint8_t> target_bytes = AsBytes(targets);
+  const absl::Span<const uint8_t> target_bytes = BytesOf(targets);
   QL_ASSIGN_OR_RETURN(const int16_t* const values, Values(format));
   QL_RETURN_IF_ERROR(Reserve(target_bytes.size(), targets_));
   QL_RETURN_IF_ERROR(Reserve(ignored.size(), ignored_));
@@ -89,7 +84,7 @@ absl::StatusOr<const int16_t*> CudaTrellisSearch::Values(const TrellisFormat& fo
         values[v * kTrellisStates + state] = integers.Value(decoded[v]);
       }
     }
-    QL_ASSIGN_OR_RETURN(memory, context_.Upload(AsBytes(absl::MakeConstSpan(values))));
+    QL_ASSIGN_OR_RETURN(memory, context_.Upload(BytesOf(absl::MakeConstSpan(values))));
   }
   return memory.as<int16_t>();
 }

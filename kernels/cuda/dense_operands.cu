@@ -73,9 +73,8 @@ const char* ExpandRows(const MatrixView& w, uint32_t first_row, uint32_t rows, u
 
 const char* HalveRows(const float* x, uint32_t tokens, uint32_t cols, uint32_t stride,
                       uint16_t* out, float* scales, Stream stream) {
-  const uint32_t padded = DivideUp(cols, kPanelColumns) * kPanelColumns;
   return LaunchKernel(dim3(tokens), kThreads, kThreads / 32 * sizeof(float), stream, Halve, x, cols,
-                      stride, padded, out, scales);
+                      stride, PaddedColumns(cols), out, scales);
 }
 
 const char* ScaleRows(float* y, uint32_t tokens, uint32_t rows, uint32_t stride,

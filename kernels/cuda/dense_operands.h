@@ -12,6 +12,11 @@ namespace quantloom::cuda {
 // Rows of it that are expanded begin at multiples of this.
 constexpr uint32_t kExpandRows = 32;
 
+// Columns of its operands: whole panels.
+constexpr uint32_t PaddedColumns(uint32_t cols) {
+  return DivideUp(cols, kPanelColumns) * kPanelColumns;
+}
+
 // out[i, c] = W[first_row + i, c], i < rows, columns padded to whole panels; values rounded to fp16
 // (beyond its range: infinite). Null, or why the kernel could not be launched.
 const char* ExpandRows(const MatrixView& w, uint32_t first_row, uint32_t rows, uint16_t* out,

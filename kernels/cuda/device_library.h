@@ -26,7 +26,7 @@ struct DeviceLibrary {
 inline constexpr uint64_t kDeviceLibraryLayout =
     ((sizeof(DeviceLibrary) * 1021 + sizeof(KernelTable)) * 1021 + sizeof(MatrixView)) * 1021 +
     sizeof(HadamardView) + sizeof(AttentionArguments) + sizeof(DeviceProperties) +
-    sizeof(TrellisEncoding) + sizeof(HessianUpdate);
+    sizeof(TrellisEncoding) + sizeof(HessianUpdate) + sizeof(RowChain) + sizeof(OutputParts);
 
 // The library's only symbol.
 inline constexpr char kDeviceLibraryEntry[] = "quantloom_cuda_library";

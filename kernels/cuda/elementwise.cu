@@ -1,4 +1,4 @@
-#include "kernels/cuda/device/primitives.h"
+#include "kernels/cuda/device/row_formulas.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/views.h"
 
@@ -20,8 +20,7 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t c = blockIdx.y * kThreads + threadIdx.x;
   if (c >= cols) return;
   const float* const row = gate_up + static_cast<size_t>(blockIdx.x) * 2 * cols;
-  const float gate = row[c];
-  out[static_cast<size_t>(blockIdx.x) * cols + c] = gate / (1.0f + expf(-gate)) * row[cols + c];
+  out[static_cast<size_t>(blockIdx.x) * cols + c] = Swiglu(row[c], row[cols + c]);
 }
 
 // A thread an element, rows in x.

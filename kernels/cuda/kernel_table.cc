@@ -15,6 +15,8 @@ const KernelTable& Kernels() {
                                            .add = Add,
                                            .swiglu = SwiGlu,
                                            .transform_rows = TransformRows,
+                                           .run_row_chain = RunRowChain,
+                                           .finish_outputs = FinishOutputs,
                                            .rotate_and_store = RotateAndStore,
                                            .attend = Attend,
                                            .add_to_hessian = AddToHessian,

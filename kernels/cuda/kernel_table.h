@@ -13,6 +13,7 @@
 #include "kernels/cuda/probe.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/rotary.h"
+#include "kernels/cuda/row_chain.h"
 #include "kernels/cuda/sample.h"
 #include "kernels/cuda/trellis_encode.h"
 
@@ -31,6 +32,8 @@ struct KernelTable {
   decltype(&Add) add;
   decltype(&SwiGlu) swiglu;
   decltype(&TransformRows) transform_rows;
+  decltype(&RunRowChain) run_row_chain;
+  decltype(&FinishOutputs) finish_outputs;
   decltype(&RotateAndStore) rotate_and_store;
   decltype(&Attend) attend;
   decltype(&AddToHessian) add_to_hessian;

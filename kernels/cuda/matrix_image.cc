@@ -39,16 +39,11 @@ float DenseValue(DType dtype, const uint8_t* bytes, uint64_t i) {
 }
 
 // Of the tile codes that have a kernel; null for others.
-absl::StatusOr<std::optional<MatrixImage>> TileImage(const TileMatrix& matrix, ThreadTeam& team) {
-  QL_ASSIGN_OR_RETURN(Recipe recipe, Recipe::Parse(matrix.recipe()));
-  if (recipe.codec == "qtip") {
-    QL_ASSIGN_OR_RETURN(const TrellisFormat format, TakeTrellisFormat(recipe));
-    if (HasTrellisImage(format)) return TrellisImage(matrix, format, team);
-  }
-  if (recipe.codec == "quip") {
-    QL_ASSIGN_OR_RETURN(const E8pRate rate, TakeE8pRate(recipe));
-    return E8pImage(matrix, rate, team);
-  }
+std::optional<MatrixImage> TileImage(const TileMatrix& matrix, ThreadTeam& team) {
+  const TrellisFormat* const trellis = TrellisFormatOf(matrix.code());
+  if (trellis != nullptr && HasTrellisImage(*trellis)) return TrellisImage(matrix, *trellis, team);
+  const E8pRate* const e8p = E8pRateOf(matrix.code());
+  if (e8p != nullptr) return E8pImage(matrix, *e8p, team);
   return std::nullopt;
 }
 
@@ -82,8 +77,7 @@ absl::StatusOr<MatrixImage> PackedMatrixImage(const PackedMatrix& matrix, Matrix
   }
   const auto* tiles = dynamic_cast<const TileMatrix*>(&matrix);
   if (use == MatrixUse::kProduct && tiles != nullptr && !tiles->has_outliers()) {
-    QL_ASSIGN_OR_RETURN(std::optional<MatrixImage> image, TileImage(*tiles, team));
-    if (image) return *std::move(image);
+    if (std::optional<MatrixImage> image = TileImage(*tiles, team)) return *std::move(image);
   }
   return HalfImage(
       static_cast<uint32_t>(matrix.rows()), static_cast<uint32_t>(matrix.cols()),

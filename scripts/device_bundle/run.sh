@@ -37,7 +37,14 @@ fi
 if [[ $device != cpu ]]; then
   begin "Tests of the kernels"
   "$here/bin/cuda_device_tests" --gtest_brief=1 2>&1 | tee "$output/tests.log"
-  ((PIPESTATUS[0] == 0)) || note "cuda_device_tests"
+  case ${PIPESTATUS[0]} in
+    0) ;;
+    77) # skipped: there is no device, so that all that follows would fail
+      echo "FAILED: there is no GPU to use; --device cpu does what needs none"
+      exit 1
+      ;;
+    *) note "cuda_device_tests" ;;
+  esac
   begin "Measurements"
   "$here/bin/device_bench" --seconds 420 --table "$output/device_bench.tsv" "$@" >"$output/device_bench.log" 2>&1 ||
     note "device_bench: $(tail -1 "$output/device_bench.log")"

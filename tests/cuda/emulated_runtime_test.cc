@@ -86,6 +86,15 @@ TEST_F(EmulatedRuntimeTest, AGraphRunsWhenItIsLaunchedEachTimeAnew) {
   runtime_.Destroy(graph);
 }
 
+TEST_F(EmulatedRuntimeTest, AGraphTakesMemoryOfTheDevice) {
+  void* const rest = runtime_.Allocate(*runtime_.FreeBytes()).value();
+  ASSERT_TRUE(runtime_.BeginCapture(stream_).ok());
+  EXPECT_EQ(runtime_.EndCapture(stream_).status().code(), absl::StatusCode::kResourceExhausted);
+  runtime_.Free(rest);
+  ASSERT_TRUE(runtime_.BeginCapture(stream_).ok());
+  runtime_.Destroy(runtime_.EndCapture(stream_).value());
+}
+
 TEST_F(EmulatedRuntimeTest, MemoryEndsAndComesBack) {
   EXPECT_EQ(*runtime_.FreeBytes(), 1024 - sizeof(int));
   EXPECT_EQ(runtime_.Allocate(1024).status().code(), absl::StatusCode::kResourceExhausted);

@@ -22,7 +22,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/cuda/emulation/emulated_device.h"
-#include "tests/cuda/packed_tiny_model.h"
+#include "tests/packed_tiny_model.h"
 
 namespace quantloom {
 namespace {

@@ -9,13 +9,16 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "engine/kv_cache.h"
 #include "engine/loaded_model.h"
 #include "engine/random.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/cuda/row_chain.h"
 #include "tests/cuda/emulation/emulated_device.h"
-#include "tests/cuda/packed_tiny_model.h"
+#include "tests/cuda/emulation/execution.h"
+#include "tests/packed_tiny_model.h"
 
 namespace quantloom {
 namespace {
@@ -132,10 +135,10 @@ TEST_P(CudaModelTest, APromptByADenseLibraryIsAsCloseAndDecodingIsAsBefore) {
   const auto on_dense = Load(test.recipe, dense, team);
   ASSERT_TRUE(on_cpu != nullptr && on_fused != nullptr && on_dense != nullptr);
   const Logits expected = InSteps(on_cpu->model(), tokens, {tokens.size()}, false);
-  EXPECT_EQ(dense.dense().products(), 0u);
+  EXPECT_EQ(dense.dense()->products(), 0u);
   const Logits actual = InSteps(on_dense->model(), tokens, {tokens.size()}, false);
   // Seven matrices of each layer, and the head.
-  EXPECT_EQ(dense.dense().products(), 7 * TinyConfig().num_layers + 1);
+  EXPECT_EQ(dense.dense()->products(), 7 * TinyConfig().num_layers + 1);
   // Weights and activations lose at most 2^-11 each.
   constexpr double kHalves = 0x1p-11 * 1.5;
   EXPECT_LE(RelativeDifference(actual, expected),
@@ -144,7 +147,7 @@ TEST_P(CudaModelTest, APromptByADenseLibraryIsAsCloseAndDecodingIsAsBefore) {
   const std::vector<int32_t> few(tokens.begin(), tokens.begin() + 70);
   const Logits in_few = InSteps(on_dense->model(), few, {69, 1}, false);
   EXPECT_EQ(in_few, InSteps(on_fused->model(), few, {69, 1}, false));
-  EXPECT_EQ(dense.dense().products(), 7 * TinyConfig().num_layers + 1);
+  EXPECT_EQ(dense.dense()->products(), 7 * TinyConfig().num_layers + 1);
 }
 
 TEST_P(CudaModelTest, LogitsAreTheSameBitsInAnyBatchAndChunkingRecordedOrNot) {
@@ -170,6 +173,23 @@ INSTANTIATE_TEST_SUITE_P(
                       RecipeCase{"Qtip2", "qtip:bits=2", kDeviceInt8, kCpuInt8},
                       RecipeCase{"Quip2", "quip:bits=2", kDeviceInt8, kCpuInt8}),
     [](const auto& test) { return std::string(test.param.name); });
+
+TEST(CudaModel, RowsTooWideForABlockArePassedFromKernelToKernel) {
+  constexpr uint64_t kWide = 20480;  // 20 x 1024
+  static_assert(kWide > cuda::kMostChainColumns);
+  constexpr char kTransformed[] = "icquant:bits=2,inner=rtn,incoherence=two-sided";
+  ThreadTeam team(2);
+  const EmulatedDevice cuda;
+  const auto cpu = OpenCpu().value();
+  const auto on_cpu = Load(kTransformed, *cpu, team, kWide);
+  const auto on_cuda = Load(kTransformed, cuda, team, kWide);
+  ASSERT_TRUE(on_cpu != nullptr && on_cuda != nullptr);
+  const std::vector<int32_t> tokens = Tokens(4, 7);
+  const Logits actual = InSteps(on_cuda->model(), tokens, {4}, false);
+  EXPECT_EQ(InSteps(on_cuda->model(), tokens, {1}, false), actual);
+  EXPECT_LE(RelativeDifference(actual, InSteps(on_cpu->model(), tokens, {4}, false)),
+            DifferenceBound(kDeviceInt8, kCpuInt8, kDeviceInt8));
+}
 
 constexpr char kRecipe[] = "icquant:bits=2";
 
@@ -211,6 +231,37 @@ TEST(CudaModel, ADecodeStepIsOneGraphAndOneSynchronizationAndAllocatesNothing) {
     EXPECT_LE(after.calls - before.calls, 18) << step;
     EXPECT_GT(model.StepTime(*workspace), absl::ZeroDuration());
   }
+}
+
+// Kernels of a decode step whose tokens the device chooses.
+uint64_t LaunchesOfAStep(const Model& model) {
+  auto kv = KvCache::Create(model.backend(), model.config(), 64, 16, KvElement::kF16).value();
+  auto workspace = model.CreateWorkspace(8, 4);
+  const int32_t token = 1;
+  BlockTable blocks;
+  kv->blocks().Cover(1, blocks);
+  RaggedBatch batch;
+  batch.Add({&token, 1}, 0, blocks);
+  const uint64_t before = cuda_emulation::Launches();
+  const TokenChoice choice = {};
+  model.StartStep(batch, {0}, {choice}, kv->storage(), *workspace);
+  EXPECT_TRUE(model.FinishStep(0, *workspace).ok());
+  return cuda_emulation::Launches() - before;
+}
+
+TEST(CudaModel, ADecodeStepLaunchesWhatLiesBetweenTwoProductsAtOnce) {
+  ThreadTeam team(2);
+  const EmulatedDevice cuda;
+  const uint64_t layers = TinyConfig().num_layers;
+  const auto plain = Load("icquant:bits=2", cuda, team);
+  const auto transformed = Load("quip:bits=2", cuda, team);
+  ASSERT_TRUE(plain != nullptr && transformed != nullptr);
+  // Of a layer: 7 products and 4 times what prepares their inputs, positions, attention and its
+  // merging. Then the embedding, the last sum, the head's input and product, the choice.
+  EXPECT_EQ(LaunchesOfAStep(plain->model()), (7 + 4 + 3) * layers + 5);
+  // Outputs of q, k, v and of gate, up; and where matrices were packed without calibration each has
+  // a transform of its own for the input that it shares.
+  EXPECT_EQ(LaunchesOfAStep(transformed->model()), (7 + 7 + 3 + 2) * layers + 5);
 }
 
 // The choice of a sequence's `draw`-th token: something of everything, greedy in between.
@@ -259,7 +310,8 @@ std::vector<int32_t> Continue(const Model& model, const std::vector<int32_t>& pr
   return out;
 }
 
-TEST(CudaModel, AStepRunsOnTheTokensThatTheOneBeforeChose) {
+// Runs a test on the model, on the emulated device and on the CPU.
+void OnEachDevice(absl::FunctionRef<void(const Model&)> test) {
   ThreadTeam team(2);
   const EmulatedDevice cuda;
   const auto cpu = OpenCpu().value();
@@ -267,21 +319,20 @@ TEST(CudaModel, AStepRunsOnTheTokensThatTheOneBeforeChose) {
     SCOPED_TRACE(device->name());
     const auto loaded = Load(kRecipe, *device, team);
     ASSERT_NE(loaded, nullptr);
-    const std::vector<int32_t> prompt = Tokens(9, 4);
-    const std::vector<int32_t> expected = Continue(loaded->model(), prompt, 20, false);
-    EXPECT_EQ(Continue(loaded->model(), prompt, 20, true), expected);
+    test(loaded->model());
   }
 }
 
+TEST(CudaModel, AStepRunsOnTheTokensThatTheOneBeforeChose) {
+  OnEachDevice([](const Model& model) {
+    const std::vector<int32_t> prompt = Tokens(9, 4);
+    const std::vector<int32_t> expected = Continue(model, prompt, 20, false);
+    EXPECT_EQ(Continue(model, prompt, 20, true), expected);
+  });
+}
+
 TEST(CudaModel, ChoosesAfterSomeRowsAndGivesTheLogitsOfOthers) {
-  ThreadTeam team(2);
-  const EmulatedDevice cuda;
-  const auto cpu = OpenCpu().value();
-  for (const Device* device : std::initializer_list<const Device*>{&cuda, cpu.get()}) {
-    SCOPED_TRACE(device->name());
-    const auto loaded = Load(kRecipe, *device, team);
-    ASSERT_NE(loaded, nullptr);
-    const Model& model = loaded->model();
+  OnEachDevice([](const Model& model) {
     auto kv = KvCache::Create(model.backend(), model.config(), 64, 16, KvElement::kF16).value();
     auto workspace = model.CreateWorkspace(8, 8);
     const std::vector<int32_t> tokens = Tokens(5, 2);
@@ -303,7 +354,7 @@ TEST(CudaModel, ChoosesAfterSomeRowsAndGivesTheLogitsOfOthers) {
       EXPECT_EQ(result->chosen[row].token, expected.token);
       EXPECT_EQ(result->chosen[row].logit, expected.logit);
     }
-  }
+  });
 }
 
 TEST(CudaModel, AStepStartedAheadIsOneGraphAndAllocatesNothingAndOnlyFinishingWaits) {

@@ -12,6 +12,7 @@
 #include "tests/cuda/prepared_activations.h"
 #include "tests/kernels/random_floats.h"
 #include "tests/random_tiles.h"
+#include "tests/trellis_state.h"
 
 namespace quantloom::cuda {
 namespace {
@@ -66,8 +67,8 @@ class ByteSumTest : public testing::TestWithParam<Format> {
     std::vector<int> sums;
     for (uint64_t row = 0; row < matrix.rows(); ++row) {
       for (uint64_t c = 0; c < matrix.cols(); ++c) {
-        const uint32_t state = TileState(trellis, matrix.tile(row / 16, c / 16),
-                                         static_cast<int>(row % 16 * 16 + c % 16));
+        const uint32_t state = TrellisState(trellis, matrix.tile(row / 16, c / 16),
+                                            static_cast<int>(row % 16 * 16 + c % 16));
         sums.push_back(510 + (format.code == TrellisCode::k1Mad ? Code1MadInteger(state)
                                                                 : CodeMul1Integer(state)));
       }

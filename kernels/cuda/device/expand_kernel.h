@@ -15,7 +15,7 @@ constexpr uint32_t kExpandSplits = 4;
 template <typename Weights>
 struct ExpandShared {
   typename Weights::Shared weights;
-  float ones[kExpandTiles * kTokenTile];  // scales of the tokens, and their sums
+  alignas(float2) float ones[kExpandTiles * kTokenTile];  // scales of the tokens, and their sums
 };
 
 // A lane's part of the token tile whose tokens are 1 in columns 8 tile .. 8 tile + 7 of a panel.

@@ -67,6 +67,15 @@ const char* SwiGlu(const float* gate_up, uint32_t rows, uint32_t cols, float* ou
   return table->swiglu(gate_up, rows, cols, out, stream);
 }
 
+const char* RunRowChain(const RowChain& chain, Stream stream) {
+  return table->run_row_chain(chain, stream);
+}
+
+const char* FinishOutputs(const OutputParts& parts, float* y, uint32_t stride, uint32_t rows,
+                          Stream stream) {
+  return table->finish_outputs(parts, y, stride, rows, stream);
+}
+
 const char* TransformRows(const HadamardView& transform, const float* x, uint32_t x_stride,
                           uint32_t rows, float* out, uint32_t out_stride, Stream stream) {
   return table->transform_rows(transform, x, x_stride, rows, out, out_stride, stream);

@@ -44,7 +44,8 @@ class EmulatedDevice final : public Device {
   void FailAfter(uint64_t calls) { fail_after_ = calls; }
   // Of the backend made last, while it lives.
   EmulatedRuntime& runtime() const { return *runtime_; }
-  const EmulatedDenseLibrary& dense() const { return *dense_; }
+  // Null with CudaPrefill::kFused.
+  const EmulatedDenseLibrary* dense() const { return dense_; }
 
  private:
   uint64_t memory_bytes_;

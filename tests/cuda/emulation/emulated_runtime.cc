@@ -248,6 +248,10 @@ absl::Status EmulatedRuntime::BeginCapture(cuda::Stream stream) {
 absl::StatusOr<cuda::Graph> EmulatedRuntime::EndCapture(cuda::Stream stream) {
   stream->capturing = false;
   QL_RETURN_IF_ERROR(Call());
+  if (*used_bytes_ >= properties_.total_bytes) {
+    stream->captured.clear();
+    return absl::ResourceExhaustedError("out of memory for the graph");
+  }
   ++live_objects_;
   return new CUgraphExec_st{std::move(stream->captured)};
 }

@@ -14,8 +14,8 @@
 namespace quantloom::cuda_emulation {
 
 // Like CUDA's, but streams hold their work back, and it is for one thread at a time. Memory is
-// filled with garbage. Copies and clears must lie within one allocation; everything must be freed
-// before the runtime is.
+// filled with garbage; a graph can be made while some is left. Copies and clears must lie within
+// one allocation; everything must be freed before the runtime is.
 class EmulatedRuntime final : public cuda::DeviceRuntime, public DeviceHealth {
  public:
   explicit EmulatedRuntime(uint64_t total_bytes = uint64_t{1} << 30,

@@ -197,6 +197,7 @@ class Grid {
 };
 
 Grid* current = nullptr;
+uint64_t launches = 0;
 
 }  // namespace
 
@@ -217,10 +218,13 @@ absl::Status Launch(Dim3 grid, Dim3 block, size_t dynamic_shared_bytes, uint64_t
   }
   Grid launch(grid, block, dynamic_shared_bytes, seed);
   current = &launch;
+  ++launches;
   absl::Status status = launch.RunBlocks(thread);
   current = nullptr;
   return status;
 }
+
+uint64_t Launches() { return launches; }
 
 const Position& Here() { return current->running().position; }
 uint32_t Lane() { return current->running().lane; }

@@ -42,6 +42,8 @@ absl::Status CheckShape(Dim3 grid, Dim3 block, size_t dynamic_shared_bytes);
 // says where (block, thread, operation). Threads that had not ended are abandoned.
 absl::Status Launch(Dim3 grid, Dim3 block, size_t dynamic_shared_bytes, uint64_t seed,
                     const std::function<void()>& thread);
+// Launches that have been run so far.
+uint64_t Launches();
 
 // --- Within a thread of a kernel.
 

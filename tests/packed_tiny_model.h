@@ -1,4 +1,4 @@
-// Tiny models, packed, on a device: what the tests of the engine on CUDA share.
+// The tiny model packed with any recipe, on any device.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -27,15 +28,22 @@ inline std::vector<int32_t> Tokens(size_t count, uint32_t seed) {
   return tokens;
 }
 
-// The tiny model packed with a recipe, once in a process.
-inline const std::filesystem::path& Packed(const std::string& recipe) {
+// The tiny model, or one of another intermediate size, packed with a recipe, once in a process.
+inline const std::filesystem::path& Packed(
+    const std::string& recipe, uint64_t intermediate_size = TinyConfig().intermediate_size) {
   static const auto* const directory = new TemporaryDirectory();
-  static auto* const packed = new std::map<std::string, std::filesystem::path>();
-  std::filesystem::path& path = (*packed)[recipe];
+  static auto* const packed =
+      new std::map<std::pair<std::string, uint64_t>, std::filesystem::path>();
+  std::filesystem::path& path = (*packed)[{recipe, intermediate_size}];
   if (!path.empty()) return path;
   path = directory->path() / absl::StrCat("model", packed->size());
-  const std::filesystem::path source = directory->path() / "source";
-  if (!std::filesystem::exists(source)) WriteTinyModel(source, 42);
+  const std::filesystem::path source =
+      directory->path() / absl::StrCat("source", intermediate_size);
+  if (!std::filesystem::exists(source)) {
+    ModelConfig config = TinyConfig();
+    config.intermediate_size = intermediate_size;
+    WriteTinyModel(source, 42, config);
+  }
   QuantizeOptions options;
   options.source = source;
   options.recipe = recipe;
@@ -47,9 +55,11 @@ inline const std::filesystem::path& Packed(const std::string& recipe) {
   return path;
 }
 
-inline std::shared_ptr<const LoadedModel> Load(const std::string& recipe, const Device& device,
-                                               ThreadTeam& team) {
-  auto loaded = LoadedModel::LoadPacked(Packed(recipe), Verify::kHeader, device, team);
+inline std::shared_ptr<const LoadedModel> Load(
+    const std::string& recipe, const Device& device, ThreadTeam& team,
+    uint64_t intermediate_size = TinyConfig().intermediate_size) {
+  auto loaded =
+      LoadedModel::LoadPacked(Packed(recipe, intermediate_size), Verify::kHeader, device, team);
   EXPECT_TRUE(loaded.ok()) << loaded.status();
   return loaded.ok() ? *loaded : nullptr;
 }
