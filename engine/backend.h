@@ -112,8 +112,12 @@ struct AttentionParameters {
 
 class HessianSum;  // engine/hessian_sum.h
 
-// What a matrix is for: products alone, or to have its rows looked up as well.
-enum class MatrixUse : uint8_t { kProducts, kRows };
+// What a matrix is for.
+enum class MatrixUse : uint8_t {
+  kProducts,
+  kAttention,  // products that make queries, keys and values, or read what attention makes
+  kRows,       // to have its rows looked up as well
+};
 
 class Backend {
  public:

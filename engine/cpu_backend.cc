@@ -188,7 +188,7 @@ void RestoreOutputs(const cpu::LinearOperator& op, float* y) {
 // One form of a product's inputs, and a matrix that reads it.
 struct InputForm {
   const cpu::LinearOperator* reader;
-  bool quantize;
+  cpu::ActivationForm form;
   cpu::Activations* activations;
 };
 
@@ -197,7 +197,8 @@ using Inputs = absl::InlinedVector<const cpu::Activations*, 4>;
 
 class CpuBackend final : public Backend {
  public:
-  explicit CpuBackend(ThreadTeam& team) : team_(team) {}
+  CpuBackend(ThreadTeam& team, std::optional<cpu::ActivationForm> activations)
+      : team_(team), activations_(activations) {}
 
   absl::Status status() const override { return absl::OkStatus(); }
   uint64_t memory_bytes() const override { return 0; }
@@ -205,8 +206,10 @@ class CpuBackend final : public Backend {
   TrellisSearch* trellis_search() override { return nullptr; }
 
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromPacked(
-      std::unique_ptr<PackedMatrix> matrix, MatrixUse) override {
-    return std::make_unique<CpuMatrix>(cpu::LinearOperator::FromPacked(std::move(matrix)));
+      std::unique_ptr<PackedMatrix> matrix, MatrixUse use) override {
+    const cpu::ActivationForm form =
+        activations_.value_or(cpu::BestActivationForm(*matrix, use == MatrixUse::kAttention));
+    return std::make_unique<CpuMatrix>(cpu::LinearOperator::FromPacked(std::move(matrix), form));
   }
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromDense(
       uint64_t rows, uint64_t cols, DType dtype, absl::Span<const uint8_t> bytes) override {
@@ -298,6 +301,7 @@ class CpuBackend final : public Backend {
   }
 
   ThreadTeam& team_;
+  const std::optional<cpu::ActivationForm> activations_;
 };
 
 absl::StatusOr<std::unique_ptr<KvStorage>> CpuBackend::AllocateKv(const KvShape& shape) {
@@ -349,14 +353,14 @@ Inputs CpuBackend::Prepare(absl::Span<const DeviceMatrix* const> weights, size_t
       return ShareInputs(*candidate.reader, op);
     });
     if (form == forms.end()) {
-      form = forms.insert(form, {&op, /*quantize=*/false, &x.activations(forms.size())});
+      form = forms.insert(form, {&op, op.activation_form(), &x.activations(forms.size())});
     }
-    form->quantize |= op.needs_quantized_activations();
+    form->form = std::max(form->form, op.activation_form());
     inputs.push_back(form->activations);
   }
   for (const InputForm& form : forms) {
     const HadamardTransform* transform = InputTransform(*form.reader);
-    form.activations->Resize(n, x.cols(), form.quantize);
+    form.activations->Resize(n, x.cols(), form.form);
     if (transform == nullptr) {
       team_.ParallelFor(n, kTokenGrain, [&](size_t begin, size_t end, int) {
         for (size_t t = begin; t < end; ++t) form.activations->SetRow(t, x.row(t));
@@ -553,9 +557,10 @@ void CpuBackend::ChooseTokens(DeviceBuffer& logits, DeviceBatch& device_batch) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(ThreadTeam& team) {
+absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(
+    ThreadTeam& team, std::optional<cpu::ActivationForm> activations) {
   QL_RETURN_IF_ERROR(cpu::RequireSupportedCpu());
-  return std::make_unique<CpuBackend>(team);
+  return std::make_unique<CpuBackend>(team, activations);
 }
 
 }  // namespace quantloom

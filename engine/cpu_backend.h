@@ -8,10 +8,13 @@
 #include "absl/status/statusor.h"
 #include "core/base/parallel.h"
 #include "engine/backend.h"
+#include "kernels/cpu/linear.h"
 
 namespace quantloom {
 
-// `team` must outlive the backend. FAILED_PRECONDITION for a CPU without the needed instructions.
-absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(ThreadTeam& team);
+// `team` must outlive the backend. `activations`: what products with packed matrices read, see
+// cpu::LinearOperator::FromPacked. FAILED_PRECONDITION for a CPU without the needed instructions.
+absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(
+    ThreadTeam& team, std::optional<cpu::ActivationForm> activations = {});
 
 }  // namespace quantloom

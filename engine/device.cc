@@ -18,13 +18,18 @@ namespace {
 
 class Cpu final : public Device {
  public:
+  explicit Cpu(std::optional<cpu::ActivationForm> activations) : activations_(activations) {}
+
   std::string name() const override { return "cpu"; }
   std::string description() const override { return cpu::ActiveTarget(); }
   uint64_t memory_bytes() const override { return 0; }
   absl::StatusOr<uint64_t> free_memory_bytes() const override { return 0; }
   absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(ThreadTeam& team) const override {
-    return CreateCpuBackend(team);
+    return CreateCpuBackend(team, activations_);
   }
+
+ private:
+  std::optional<cpu::ActivationForm> activations_;
 };
 
 class CudaDevice final : public Device {
@@ -69,9 +74,9 @@ std::optional<int> CudaIndex(absl::string_view text) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Device>> OpenCpu() {
+absl::StatusOr<std::unique_ptr<Device>> OpenCpu(std::optional<cpu::ActivationForm> activations) {
   QL_RETURN_IF_ERROR(cpu::RequireSupportedCpu());
-  return std::make_unique<Cpu>();
+  return std::make_unique<Cpu>(activations);
 }
 
 absl::StatusOr<std::unique_ptr<Device>> OpenCuda(int index, CudaPrefill prefill) {

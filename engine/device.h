@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "core/base/parallel.h"
 #include "engine/backend.h"
+#include "kernels/cpu/linear.h"
 
 namespace quantloom {
 
@@ -42,7 +43,8 @@ enum class CudaPrefill : uint8_t {
 };
 
 // FAILED_PRECONDITION for a CPU without the needed instructions.
-absl::StatusOr<std::unique_ptr<Device>> OpenCpu();
+absl::StatusOr<std::unique_ptr<Device>> OpenCpu(
+    std::optional<cpu::ActivationForm> activations = {});
 // FAILED_PRECONDITION where the shared library for CUDA, a driver, or a device that it has code for
 // is missing, or with kCublas cuBLAS; INVALID_ARGUMENT for an index out of range.
 absl::StatusOr<std::unique_ptr<Device>> OpenCuda(int index,

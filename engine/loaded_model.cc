@@ -4,6 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "core/base/file.h"
 #include "core/base/float16.h"
 #include "core/base/status.h"
@@ -55,9 +57,31 @@ class PackedWeights final : public WeightSource {
  public:
   PackedWeights(const PackedModel& packed, Backend& backend) : packed_(packed), backend_(backend) {}
 
+  // Makes the layers' matrices on all threads of `team`, for Matrix to hand out: making one may
+  // rearrange every weight. For backends whose matrices may be made from several threads.
+  void MakeLayers(ThreadTeam& team) {
+    std::vector<const PackedTensorInfo*> tensors;
+    for (const PackedTensorInfo& info : packed_.manifest().tensors) {
+      if (info.recipe == kRawRecipe || info.shape.size() != 2) continue;
+      if (absl::StartsWith(info.name, "model.layers.")) tensors.push_back(&info);
+    }
+    std::vector<absl::StatusOr<std::unique_ptr<DeviceMatrix>>> matrices(tensors.size());
+    team.ParallelFor(tensors.size(), /*grain=*/1, [&](size_t begin, size_t end, int) {
+      for (size_t i = begin; i < end; ++i) {
+        const PackedTensorInfo& info = *tensors[i];
+        matrices[i] = Load(info.name, info.shape[0], info.shape[1], UseOf(info.name));
+      }
+    });
+    for (size_t i = 0; i < tensors.size(); ++i) made_[tensors[i]->name] = std::move(matrices[i]);
+  }
+
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> Matrix(const std::string& name, uint64_t rows,
                                                        uint64_t cols) override {
-    return Load(name, rows, cols, MatrixUse::kProducts);
+    const auto made = made_.find(name);
+    if (made == made_.end()) return Load(name, rows, cols, UseOf(name));
+    const absl::Status fits = CheckShape(name, packed_.FindTensor(name)->shape, {rows, cols});
+    if (!fits.ok()) return Annotate(fits, absl::StrCat("tensor '", name, "'"));
+    return std::move(made_.extract(made).mapped());
   }
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> Table(const std::string& name, uint64_t rows,
                                                       uint64_t cols) override {
@@ -74,6 +98,9 @@ class PackedWeights final : public WeightSource {
   }
 
  private:
+  static MatrixUse UseOf(const std::string& name) {
+    return absl::StrContains(name, ".self_attn.") ? MatrixUse::kAttention : MatrixUse::kProducts;
+  }
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> Load(const std::string& name, uint64_t rows,
                                                      uint64_t cols, MatrixUse use) {
     auto matrix = Open(name, rows, cols, use);
@@ -86,7 +113,7 @@ class PackedWeights final : public WeightSource {
     const PackedTensorInfo* info = packed_.FindTensor(name);
     if (info == nullptr) return absl::InvalidArgumentError("missing");
     QL_RETURN_IF_ERROR(CheckShape(name, info->shape, {rows, cols}));
-    if (info->recipe == "raw") {
+    if (info->recipe == kRawRecipe) {
       QL_ASSIGN_OR_RETURN(PlaneView plane, packed_.OpenRaw(name));
       return backend_.MatrixFromDense(rows, cols, plane.dtype, plane.bytes);
     }
@@ -96,6 +123,7 @@ class PackedWeights final : public WeightSource {
 
   const PackedModel& packed_;
   Backend& backend_;
+  std::map<std::string, absl::StatusOr<std::unique_ptr<DeviceMatrix>>> made_;
 };
 
 class LoadedModelImpl final : public LoadedModel {
@@ -180,6 +208,8 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadedModel::LoadPacked(
   QL_ASSIGN_OR_RETURN(loaded->packed_, PackedModel::Open(directory, verify));
   QL_ASSIGN_OR_RETURN(auto files, ReadTokenizerFiles(directory));
   PackedWeights weights(*loaded->packed_, *loaded->backend_);
+  const bool on_host = device.memory_bytes() == 0;
+  if (on_host) weights.MakeLayers(team);
   QL_RETURN_IF_ERROR(
       Annotate(loaded->Load(loaded->packed_->config(), weights, files), directory.string()));
   return loaded;

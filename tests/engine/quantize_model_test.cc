@@ -317,12 +317,12 @@ TEST_F(QuantizeModelTest, CalibratesOnTheActivationsThatWereAskedFor) {
 
 TEST_F(QuantizeModelTest, AModelOfMixedCodecsIsTheModelOfItsDequantizedMatrices) {
   // Of those whose products take activations as they are.
-  options_.recipe = "qtip:bits=2,code=3inst";
-  options_.embedding_recipe = "qtip:bits=4,code=3inst,incoherence=input";
+  options_.recipe = "qtip:bits=5,code=3inst";
+  options_.embedding_recipe = "qtip:bits=6,code=3inst,incoherence=input";
   options_.overrides = {
-      {"*.0.self_attn.k_proj*", "qtip:bits=2,code=hyb,hadamard=128"},
-      {"*.0.self_attn.v_proj*", "qtip:bits=3,code=hyb,incoherence=input"},
-      {"*.1.self_attn.k_proj*", "qtip:bits=3,code=hyb,incoherence=none"},
+      {"*.0.self_attn.k_proj*", "qtip:bits=5,code=mul1,hadamard=128"},
+      {"*.0.self_attn.v_proj*", "qtip:bits=6,code=1mad,incoherence=input"},
+      {"*.1.self_attn.k_proj*", "qtip:bits=6,code=mul1,incoherence=none"},
       {"*.1.mlp.up_proj*", "icquant:bits=4,codebook=fp16"},
       {"*.1.mlp.gate_proj*", "icquant:bits=4,codebook=fp16,outliers=0,incoherence=two-sided"},
       {"*.0.mlp.down_proj*", "icquant:bits=2.5,inner=trellis"},
