@@ -1,5 +1,6 @@
 #include "services/server/model_message.h"
 
+#include <algorithm>
 #include <cstdint>
 
 namespace quantloom {
@@ -17,6 +18,7 @@ v1::Tensor DescribeTensor(const PackedTensorInfo& tensor) {
   message.set_codebook_bits(tensor.bits.codebooks);
   message.set_padding_bits(tensor.bits.padding);
   message.set_relative_error(tensor.relative_error);
+  message.set_calibration_device(tensor.calibration_device);
   return message;
 }
 
@@ -46,7 +48,12 @@ v1::Model DescribeModel(absl::string_view name, const ModelConfig& config,
 uint64_t ResidentWeightBytes(const PackedManifest& manifest) {
   uint64_t bytes = manifest.packed_bytes;
   for (const PackedTensorInfo& tensor : manifest.tensors) {
-    if (tensor.bits.index > 0) bytes += tensor.weights() / 8;
+    if (tensor.bits.index == 0) continue;
+    // A presence bit for every 8 weights, and 8 bits for those that have outliers: at 1 to 25 % of
+    // outliers 1.1 to 1.2 times the index, never more than all.
+    const double map_bits = 0.125 + std::min(1.0, 1.2 * tensor.bits.index);
+    bytes += static_cast<uint64_t>(std::max(0.0, map_bits - tensor.bits.index) / 8 *
+                                   static_cast<double>(tensor.weights()));
   }
   return bytes;
 }

@@ -15,7 +15,7 @@ v1::Model DescribeModel(absl::string_view name, const ModelConfig& config,
                         const PackedManifest& manifest, bool chat);
 
 // Memory that the model's weights take once it is loaded, bytes: the stored tensors, with each
-// outlier index expanded to a bitmap of one bit per weight (kernels/cpu/linear.h).
+// outlier index in the larger form that products read (kernels/cpu/icquant_stream.h).
 uint64_t ResidentWeightBytes(const PackedManifest& manifest);
 
 }  // namespace quantloom

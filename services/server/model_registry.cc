@@ -90,8 +90,8 @@ void ModelRegistry::DeviceFailed(uint64_t version, const absl::Status& status) {
   const bool serves =
       slot != slots_.end() && slot->second.model.get() == failed.model && failed.model != nullptr;
   if (serves && listener_) listener_(failed.name, false);
-  // Memory that ran out is this model's trouble alone.
-  if (failure_listener_ && !absl::IsResourceExhausted(status)) failure_listener_();
+  // Memory that ran out while a model was loaded is that model's trouble alone.
+  if (failure_listener_ && (serves || !absl::IsResourceExhausted(status))) failure_listener_();
 }
 
 // --- What is there

@@ -71,6 +71,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   absl::StatusOr<ConfinedRoot> root = ConfinedRoot::Open(options.model_root);
   if (!root.ok()) return Annotate(root.status(), "model-root");
   std::unique_ptr<Server> server(new Server(options, *std::move(root), std::move(device)));
+  if (options.pin_threads) {
+    const absl::Status pinned = server->team_.PinWorkers();
+    if (!pinned.ok()) return Annotate(pinned, "pin-threads");
+  }
   QL_ASSIGN_OR_RETURN(
       server->grpc_,
       GrpcServer::Start(

@@ -39,6 +39,8 @@ void ServerOptions::AddTo(Configuration& configuration) {
       .Add("threads", threads,
            "Threads of forward passes, on CUDA devices of loading; 0: one per processor")
       ->check(CLI::Range(0, 1024));
+  configuration.Add("pin-threads", pin_threads,
+                    "Bind each thread but one to a processor of its own among those allowed");
   configuration.Add("max-running", engine.max_running, "Sequences in one batch, per model")
       ->check(CLI::Range(1, 4096));
   configuration

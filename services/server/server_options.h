@@ -29,6 +29,7 @@ struct ServerOptions {
   std::string device = "auto";         // auto, cpu, cuda, cuda:N
   std::string cuda_prefill = "fused";  // fused, cublas
   int threads = 0;                     // 0: one per processor
+  bool pin_threads = false;            // each but the caller's on a processor of its own
   GenerationEngine::Limits engine;
   InputLimits input{.max_prompt_bytes = 1 << 20};
 

@@ -16,13 +16,16 @@
 #include "core/base/file.h"
 #include "quantloom/v1/quantization.grpc.pb.h"
 #include "services/common/rpc_status.h"
+#include "tests/services/common/health.h"
 #include "tests/services/common/http_get.h"
 #include "tests/temporary_directory.h"
 
 namespace quantloom {
 namespace {
 
+using testing::CheckHealth;
 using ::testing::HasSubstr;
+using testing::Health;
 using ::testing::Not;
 
 constexpr char kService[] = "quantloom.v1.QuantizationService";
@@ -98,33 +101,6 @@ class GrpcServerTest : public ::testing::Test {
     stub_ = v1::QuantizationService::NewStub(channel_);
   }
 
-  // grpc.health.v1.Health/Check: 1 SERVING, 2 NOT_SERVING; -1 for an error. Health's messages have
-  // one field each (service = 1, status = 1), so no generated code is needed.
-  int Health(const std::string& service) {
-    std::string request;
-    if (!service.empty()) {
-      request = absl::StrCat("\x0a", std::string(1, static_cast<char>(service.size())), service);
-    }
-    grpc::Slice slice(request);
-    grpc::ByteBuffer out(&slice, 1);
-    grpc::ByteBuffer in;
-    grpc::CompletionQueue queue;
-    grpc::ClientContext context;
-    grpc::Status status;
-    grpc::GenericStub generic(channel_);
-    auto call = generic.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check", out, &queue);
-    call->StartCall();
-    call->Finish(&in, &status, nullptr);
-    void* tag = nullptr;
-    bool ok = false;
-    queue.Next(&tag, &ok);
-    std::vector<grpc::Slice> slices;
-    if (!status.ok() || !in.Dump(&slices).ok() || slices.empty() || slices[0].size() != 2) {
-      return -1;
-    }
-    return slices[0].begin()[1];
-  }
-
   grpc::Status GetJob() {
     grpc::ClientContext context;
     v1::Job job;
@@ -173,12 +149,12 @@ TEST_F(GrpcServerTest, Start_RefusesAMetricsPortInUseAndMalformedAddresses) {
 }
 
 TEST_F(GrpcServerTest, Health_IsNotServingUntilReadyAndThenServing) {
-  EXPECT_EQ(Health(""), 2);
-  EXPECT_EQ(Health(kService), 2);
+  EXPECT_EQ(CheckHealth(channel_, ""), Health::kNotServing);
+  EXPECT_EQ(CheckHealth(channel_, kService), Health::kNotServing);
   server_->SetServing(true);
-  EXPECT_EQ(Health(""), 1);
-  EXPECT_EQ(Health(kService), 1);
-  EXPECT_EQ(Health("quantloom.v1.Unknown"), -1);
+  EXPECT_EQ(CheckHealth(channel_, ""), Health::kServing);
+  EXPECT_EQ(CheckHealth(channel_, kService), Health::kServing);
+  EXPECT_EQ(CheckHealth(channel_, "quantloom.v1.Unknown"), Health::kUnknown);
 }
 
 TEST_F(GrpcServerTest, Metrics_CountAndTimeEveryCallByMethodAndCode) {
@@ -261,7 +237,7 @@ TEST_F(GrpcServerTest, Drain_ReportsNotServingRefusesCallsAndEndsStreamsAfterThe
                     .end_streams = [&] { service_.EndStreams(); }});
   });
   while (!service_.draining) absl::SleepFor(absl::Milliseconds(1));
-  EXPECT_EQ(Health(""), 2);
+  EXPECT_EQ(CheckHealth(channel_, ""), Health::kNotServing);
   EXPECT_EQ(GetJob().error_code(), grpc::StatusCode::UNAVAILABLE);
   v1::QuantizeEvent event;
   EXPECT_FALSE(reader->Read(&event));

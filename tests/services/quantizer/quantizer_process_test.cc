@@ -356,6 +356,8 @@ TEST_F(QuantizerProcessTest, Start_RefusesAStateDirectoryInUseAndWrongSettings) 
   EXPECT_EQ(start_another({sources, root}), 2);
   EXPECT_THAT(log_, HasSubstr("--state-dir"));
   EXPECT_EQ(start_another({sources, root, state, "--theads=2"}), 2);
+  EXPECT_EQ(start_another({sources, root, state, "--device=gpu"}), 2);
+  EXPECT_THAT(log_, HasSubstr("--device: must be auto, cpu, cuda or cuda:N"));
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/common/rpc_status.h"
+#include "tests/services/common/call_method.h"
 #include "tests/services/server/server_fixture.h"
 
 namespace quantloom::testing {
@@ -206,7 +207,7 @@ TEST_F(BadInputTest, TextThatIsNotUtf8_IsNamed) {
   };
   for (const BadBytes& bad : cases) {
     SCOPED_TRACE(absl::StrCat(bad.method, " ", bad.field));
-    const absl::Status status = CallWithBytes(channel_, bad.method, bad.bytes).status();
+    const absl::Status status = FromGrpcStatus(CallMethod(channel_, bad.method, bad.bytes));
     EXPECT_EQ(status.code(), kInvalid) << status;
     EXPECT_EQ(ViolatedField(status), bad.field);
     EXPECT_THAT(std::string(status.message()), HasSubstr("UTF-8"));
@@ -217,7 +218,7 @@ TEST_F(BadInputTest, BytesThatAreNoMessage_AreRefused) {
   for (const char* method :
        {"/quantloom.v1.GenerationService/Generate", "/quantloom.v1.GenerationService/Score",
         "/quantloom.v1.ModelService/ListModels"}) {
-    const absl::Status status = CallWithBytes(channel_, method, "\x0A\xFF\xFF").status();
+    const absl::Status status = FromGrpcStatus(CallMethod(channel_, method, "\x0A\xFF\xFF"));
     EXPECT_EQ(status.code(), kInvalid) << method << status;
   }
 }

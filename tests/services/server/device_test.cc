@@ -1,9 +1,14 @@
 // The server on a CUDA device, emulated, and on one that fails.
 #include <gmock/gmock.h>
 
+#include <array>
 #include <map>
+#include <sstream>
 #include <string>
 
+#include "absl/strings/str_cat.h"
+#include "engine/quantize/quantize_model.h"
+#include "services/common/configuration.h"
 #include "services/common/device_metrics.h"
 #include "tests/cuda/emulation/emulated_device.h"
 #include "tests/services/server/server_fixture.h"
@@ -16,7 +21,8 @@ using ::testing::HasSubstr;
 class CudaServerTest : public ServerTest {
  protected:
   void StartOnCuda(uint64_t memory_bytes) {
-    auto device = std::make_shared<cuda_emulation::EmulatedDevice>(memory_bytes);
+    auto device =
+        std::make_shared<cuda_emulation::EmulatedDevice>(memory_bytes, options_.prefill_mode());
     cuda_ = device.get();
     device_ = std::move(device);
     options_.engine.kv_tokens = 1024;
@@ -46,6 +52,78 @@ TEST_F(CudaServerTest, AnswersFromTheDevice) {
   EXPECT_GT(cuda_->runtime().counts().graph_launches, 10);
 }
 
+// What --cuda-prefill=`value` makes of the server's settings.
+absl::Status ReadPrefill(const std::string& value, ServerOptions& options) {
+  Configuration configuration("server", "");
+  options.AddTo(configuration);
+  const std::string flag = absl::StrCat("--cuda-prefill=", value);
+  const std::array<const char*, 2> arguments = {"server", flag.c_str()};
+  std::ostringstream out;
+  if (configuration.Parse(arguments.size(), arguments.data(), out, out)) {
+    return absl::InvalidArgumentError(out.str());
+  }
+  return absl::OkStatus();
+}
+
+TEST_F(CudaServerTest, PrefillBySettingIsFusedOrByCublas) {
+  const v1::GenerateRequest request = Request(std::string(300, 'x'), 12);
+  std::map<std::string, Generated> by_setting;
+  for (const std::string setting : {"fused", "cublas"}) {
+    const absl::Status read = ReadPrefill(setting, options_);
+    ASSERT_TRUE(read.ok()) << read;
+    options_.engine.prefill_chunk = 512;  // so that steps have the rows that cuBLAS takes
+    StartOnCuda(uint64_t{128} << 20);
+    by_setting[setting] = Generate(request);
+    ASSERT_TRUE(by_setting[setting].status.ok()) << by_setting[setting].status;
+    EXPECT_EQ(by_setting[setting].tokens.size(), 12);
+    if (setting == "fused") {
+      EXPECT_EQ(cuda_->dense(), nullptr);
+    } else {
+      EXPECT_GT(cuda_->dense()->products(), 0u);
+    }
+    StopServer();
+  }
+  EXPECT_THAT(std::string(ReadPrefill("tensor", options_).message()),
+              HasSubstr("--cuda-prefill: tensor not in {fused,cublas}"));
+}
+
+TEST_F(CudaServerTest, MemoryForPrefillByCublasIsTakenWhenAModelIsLoaded) {
+  options_.load = {};
+  options_.cuda_prefill = "cublas";
+  StartOnCuda(uint64_t{60} << 20);
+  const grpc::Status status = Load();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(status.error_message(),
+              HasSubstr("rows in fp16 for the dense library: asked for 67108864 bytes"));
+  EXPECT_EQ(CheckHealth(channel_, ""), Health::kServing);
+}
+
+TEST_F(CudaServerTest, GetModelNamesTheGpuThatATensorWasCalibratedOn) {
+  const TemporaryDirectory sources;
+  WriteTinyModel(sources.path() / "tiny", /*seed=*/1);
+  QuantizeOptions job;
+  job.source = sources.path() / "tiny";
+  job.recipe = "icquant:bits=2,inner=rtn,outliers=0";
+  job.calibration_tokens = 64;
+  ThreadTeam team(1);
+  const auto packed = QuantizeModel(
+      job, root_.path() / "calibrated", cuda_emulation::EmulatedDevice(), team,
+      [](const QuantizeProgress&) {}, [] { return false; });
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  StartServer();
+  v1::GetModelRequest request;
+  request.set_name("calibrated");
+  request.set_include_tensors(true);
+  v1::Model model;
+  grpc::ClientContext context;
+  ASSERT_TRUE(models_->GetModel(&context, request, &model).ok());
+  EXPECT_EQ(model.tensors_size(), 20);
+  for (const v1::Tensor& tensor : model.tensors()) {
+    EXPECT_EQ(tensor.calibration_device(), tensor.recipe() == "raw" ? "" : "emulation")
+        << tensor.name();
+  }
+}
+
 TEST_F(CudaServerTest, ADeviceThatFailsEndsStreamsAndIsNotServing) {
   StartOnCuda(uint64_t{64} << 20);
   EXPECT_EQ(CheckHealth(channel_, ""), Health::kServing);
@@ -54,6 +132,20 @@ TEST_F(CudaServerTest, ADeviceThatFailsEndsStreamsAndIsNotServing) {
   const Generated cut = Generate(Request("once upon", 100));
   EXPECT_TRUE(absl::IsUnavailable(cut.status)) << cut.status;
   EXPECT_THAT(std::string(cut.status.message()), HasSubstr("the device failed: an illegal memory"));
+  EXPECT_GT(cut.tokens.size(), 0);
+  EXPECT_LT(cut.tokens.size(), 100);
+  EXPECT_EQ(CheckHealth(channel_, ""), Health::kNotServing);
+  EXPECT_EQ(CheckHealth(channel_, "models/tiny"), Health::kNotServing);
+  EXPECT_TRUE(absl::IsUnavailable(Generate(Request("again", 1)).status));
+}
+
+TEST_F(CudaServerTest, MemoryThatRunsOutEndsStreamsAndIsNotServing) {
+  StartOnCuda(uint64_t{64} << 20);
+  cuda_->TakeMemory(*cuda_->free_memory_bytes());
+  // Steps of one row have not been recorded yet, for which CUDA needs memory.
+  const Generated cut = Generate(Request("once upon", 100));
+  EXPECT_TRUE(absl::IsUnavailable(cut.status)) << cut.status;
+  EXPECT_THAT(std::string(cut.status.message()), HasSubstr("the device failed: out of memory"));
   EXPECT_GT(cut.tokens.size(), 0);
   EXPECT_LT(cut.tokens.size(), 100);
   EXPECT_EQ(CheckHealth(channel_, ""), Health::kNotServing);

@@ -259,6 +259,14 @@ TEST_F(ModelsTest, StartUp_FailsWithoutANamedModelAndSkipsBadOnesOfLoadAll) {
   EXPECT_EQ(server_->models().Loaded()[0]->name, "tiny");
 }
 
+TEST_F(ModelsTest, StartUp_RefusesToPinMoreThreadsThanProcessors) {
+  options_.threads = static_cast<int>(std::thread::hardware_concurrency()) + 1;
+  options_.pin_threads = true;
+  const absl::Status status = Server::Start(options_).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("pin-threads"));
+}
+
 TEST_F(ModelsTest, StartUp_EndsBetweenModelsWhenInterrupted) {
   WritePackedModel(root_.path(), "other", /*seed=*/2);
   options_.load = {"tiny", "other"};

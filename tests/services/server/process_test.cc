@@ -19,6 +19,7 @@
 namespace quantloom::testing {
 namespace {
 
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
 constexpr absl::Duration kPatience = absl::Seconds(60);
@@ -181,6 +182,36 @@ TEST_F(ProcessTest, WrongSettings_AreRefused) {
   EXPECT_EQ(Start({"--model-root=/nonexistent"}).Wait(), 1);
   EXPECT_EQ(Start({"--load=absent"}).Wait(), 1);
   EXPECT_EQ(Start({"--load=../tiny"}).Wait(), 1);
+}
+
+TEST_F(ProcessTest, WrongDeviceSettings_AreRefusedNamingWhatTheyMayBe) {
+  ServiceProcess device = Start({"--device=gpu"});
+  EXPECT_EQ(device.Wait(), 2);
+  EXPECT_THAT(device.Log(), HasSubstr("--device: must be auto, cpu, cuda or cuda:N"));
+  ServiceProcess prefill = Start({"--cuda-prefill=tensor"});
+  EXPECT_EQ(prefill.Wait(), 2);
+  EXPECT_THAT(prefill.Log(), HasSubstr("--cuda-prefill: tensor not in {fused,cublas}"));
+}
+
+TEST_F(ProcessTest, WithoutAGpu_CudaIsRefusedAndAutoTakesTheCpu) {
+  ServiceProcess chosen = Start({"--device=auto", "--cuda-prefill=cublas"});
+  ASSERT_NE(chosen.port(), 0) << chosen.Log();
+  chosen.Signal(SIGTERM);
+  EXPECT_EQ(chosen.Wait(), 0);
+  if (chosen.Log().find("device name=cuda:0") != std::string::npos) {
+    GTEST_SKIP() << "there is a CUDA device";
+  }
+  EXPECT_THAT(chosen.Log(), HasSubstr("no CUDA device, so the CPU is used reason="));
+  EXPECT_THAT(chosen.Log(), HasSubstr("device name=cpu"));
+  for (const char* prefill : {"fused", "cublas"}) {
+    ServiceProcess asked = Start({"--device=cuda", absl::StrCat("--cuda-prefill=", prefill)});
+    EXPECT_EQ(asked.Wait(), 1);
+    // Of a build without device code, and of one with it on a machine without a GPU.
+    EXPECT_THAT(asked.Log(),
+                AnyOf(HasSubstr("device: CUDA is not available: libquantloom_cuda.so: cannot open"),
+                      HasSubstr("device: CUDA is not available: no NVIDIA driver"),
+                      HasSubstr("device: cudaGetDeviceCount: ")));
+  }
 }
 
 TEST_F(ProcessTest, MemoryLimit_TakesUnits) {

@@ -1,7 +1,6 @@
 #include "tests/services/server/server_fixture.h"
 
 #include <grpcpp/create_channel.h>
-#include <grpcpp/generic/generic_stub.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -43,37 +42,6 @@ Generated ReadStream(v1::GenerationService::Stub& stub, const v1::GenerateReques
   }
   generated.status = FromGrpcStatus(stream->Finish());
   return generated;
-}
-
-absl::StatusOr<std::string> CallWithBytes(const std::shared_ptr<grpc::Channel>& channel,
-                                          const char* method, const std::string& request) {
-  grpc::TemplatedGenericStub<grpc::ByteBuffer, grpc::ByteBuffer> stub(channel);
-  grpc::ClientContext context;
-  grpc::CompletionQueue queue;
-  const grpc::Slice slice(request);
-  const auto call = stub.PrepareUnaryCall(&context, method, grpc::ByteBuffer(&slice, 1), &queue);
-  call->StartCall();
-  grpc::ByteBuffer response;
-  grpc::Status status;
-  call->Finish(&response, &status, nullptr);
-  void* tag = nullptr;
-  bool ok = false;
-  queue.Next(&tag, &ok);
-  if (!status.ok()) return FromGrpcStatus(status);
-  grpc::Slice bytes;
-  if (!response.DumpToSingleSlice(&bytes).ok()) return absl::InternalError("no response");
-  return std::string(bytes.begin(), bytes.end());
-}
-
-// Field 1 of the response is 1 for SERVING and 2 for NOT_SERVING.
-Health CheckHealth(const std::shared_ptr<grpc::Channel>& channel, const std::string& service) {
-  std::string request;
-  if (!service.empty()) {
-    request = absl::StrCat("\x0A", std::string(1, static_cast<char>(service.size())), service);
-  }
-  const auto response = CallWithBytes(channel, "/grpc.health.v1.Health/Check", request);
-  if (!response.ok()) return Health::kUnreachable;
-  return *response == "\x08\x01" ? Health::kServing : Health::kNotServing;
 }
 
 void ServerTest::SetUp() {

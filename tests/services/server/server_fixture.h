@@ -9,11 +9,11 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "quantloom/v1/generation.grpc.pb.h"
 #include "quantloom/v1/model.grpc.pb.h"
 #include "services/server/server.h"
+#include "tests/services/common/health.h"
 #include "tests/services/server/packed_model.h"
 #include "tests/tiny_model.h"
 
@@ -65,13 +65,5 @@ class ServerTest : public ::testing::Test {
 std::shared_ptr<grpc::Channel> NewChannel(int port);
 Generated ReadStream(v1::GenerationService::Stub& stub, const v1::GenerateRequest& request,
                      absl::Duration timeout);
-
-// What grpc.health.v1 says of a service's name; kUnreachable for any error.
-enum class Health { kUnreachable, kServing, kNotServing };
-Health CheckHealth(const std::shared_ptr<grpc::Channel>& channel, const std::string& service);
-
-// Calls a unary method, "/service/Method", with a request of any bytes.
-absl::StatusOr<std::string> CallWithBytes(const std::shared_ptr<grpc::Channel>& channel,
-                                          const char* method, const std::string& request);
 
 }  // namespace quantloom::testing
