@@ -142,6 +142,7 @@ int Main(int argc, const char* const* argv) {
   AddModelCommands(app, session);
   AddInspectCommand(app, session);
   AddAccessTokenCommand(app, session);
+  AddBenchCommand(app, session);
   try {
     std::vector<std::string> arguments = SeparateEmptyValues(app, {argv + 1, argv + argc});
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them last first

@@ -1,5 +1,6 @@
 // quantloom inspect
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -51,6 +52,18 @@ std::vector<std::string> BitCells(const Tensor& bits) {
           Bits(bits.checkpoint_bits()), Bits(bits.codebook_bits()), Bits(bits.padding_bits())};
 }
 
+// The GPUs that calibration text passed through, and for how many tensors; empty for none.
+std::string CalibrationDevices(const Model& model) {
+  std::map<std::string, int> tensors;
+  for (const Tensor& tensor : model.tensors()) {
+    if (!tensor.calibration_device().empty()) ++tensors[tensor.calibration_device()];
+  }
+  return absl::StrJoin(tensors, ", ", [&](std::string* out, const auto& device) {
+    absl::StrAppend(out, device.first, " (", device.second, " of ", model.tensors_size(),
+                    " tensors)");
+  });
+}
+
 std::string RenderTensors(const Model& model, bool color) {
   constexpr Table::Align kRight = Table::Align::kRight;
   Table table({{"TENSOR"},
@@ -100,7 +113,7 @@ CommandResult RunInspect(Session& session, const std::string& name) {
     return absl::FailedPreconditionError(
         absl::StrCat("model '", model->name(), "' cannot be used: ", model->problem()));
   }
-  const std::string header = RenderPairs({
+  std::vector<std::pair<std::string, std::string>> pairs = {
       {"model", model->name()},
       {"architecture", model->architecture()},
       {"weights", FormatGrouped(model->parameters())},
@@ -109,9 +122,12 @@ CommandResult RunInspect(Session& session, const std::string& name) {
       {"bits/weight", absl::StrFormat("%.3f linear layers, %.3f all tensors",
                                       model->linear_bits_per_weight(), model->bits_per_weight())},
       {"size", FormatBytes(model->packed_bytes())},
-  });
+  };
+  if (std::string devices = CalibrationDevices(*model); !devices.empty()) {
+    pairs.emplace_back("calibrated on", std::move(devices));
+  }
   session.console().Out(
-      absl::StrCat(header, "\n", RenderTensors(*model, session.console().out_color())));
+      absl::StrCat(RenderPairs(pairs), "\n", RenderTensors(*model, session.console().out_color())));
   return ExitCode::kOk;
 }
 

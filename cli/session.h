@@ -63,5 +63,6 @@ void AddTokenCommands(CLI::App& app, Session& session);
 void AddModelCommands(CLI::App& app, Session& session);
 void AddInspectCommand(CLI::App& app, Session& session);
 void AddAccessTokenCommand(CLI::App& app, Session& session);
+void AddBenchCommand(CLI::App& app, Session& session);
 
 }  // namespace quantloom::cli

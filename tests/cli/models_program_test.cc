@@ -11,6 +11,7 @@ namespace quantloom::cli {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 v1::Model TinyModel() {
   v1::Model model;
@@ -148,6 +149,24 @@ TEST(InspectProgramTest, Tensors_AreATableWithTotals) {
                 "\n"
                 "[1]  raw\n"
                 "[2]  icquant:bits=2\n"));
+}
+
+TEST(InspectProgramTest, CalibrationDevices_AreNamedWithTheirTensors) {
+  const auto inspect = [](const std::vector<std::string>& devices) {
+    const ScriptedServer server({.get_model = [&](auto&, const auto&, v1::Model* model) {
+      *model = TinyModel();
+      for (const std::string& device : devices) {
+        AddTensor(*model, "t", {20, 40}, "icquant:bits=2", {2.5, 2.5, 0, 0, 0, 0}, 0.01);
+        model->mutable_tensors()->rbegin()->set_calibration_device(device);
+      }
+      return grpc::Status::OK;
+    }});
+    return RunProgram({"inspect", "m", "--server", server.address()}).output;
+  };
+  EXPECT_THAT(inspect({"", "NVIDIA H200", "NVIDIA H100", "NVIDIA H200"}),
+              HasSubstr("\ncalibrated on  NVIDIA H100 (1 of 4 tensors), NVIDIA H200 (2 of 4 "
+                        "tensors)\n"));
+  EXPECT_THAT(inspect({"", ""}), Not(HasSubstr("calibrated on")));
 }
 
 TEST(InspectProgramTest, Json_IsTheMessage) {

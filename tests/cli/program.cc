@@ -103,10 +103,11 @@ Program::Program(const std::vector<std::string>& arguments, ProgramOptions optio
     }
     input_ = input_write;
   }
-  std::vector<std::string> command = {QUANTLOOM_PROGRAM};
+  std::vector<std::string> command = {options.program.empty() ? QUANTLOOM_PROGRAM
+                                                              : options.program};
   command.insert(command.end(), arguments.begin(), arguments.end());
   std::vector<std::string> environment = Environment(options);
-  const int spawned = posix_spawn(&pid_, QUANTLOOM_PROGRAM, &actions, nullptr,
+  const int spawned = posix_spawn(&pid_, command[0].c_str(), &actions, nullptr,
                                   Pointers(command).data(), Pointers(environment).data());
   Require(spawned == 0, "posix_spawn");
   posix_spawn_file_actions_destroy(&actions);

@@ -18,6 +18,7 @@ struct ProgramOptions {
   std::map<std::string, std::string> environment =
       {};                        // beside PATH, HOME and the sanitizers' options
   std::string output_file = "";  // instead of a pipe for standard output
+  std::string program = "";      // another executable than the client that was built
 };
 
 // One run of the program. Output is collected while it runs.
