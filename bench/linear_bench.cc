@@ -1,34 +1,28 @@
-// Products with stored matrices: weights/s, bytes/s, and the share of the read bandwidth that the
-// same machine reaches in the same run.
+// Products with stored matrices: weights/s, bytes/s, and the shares of the read bandwidth and of
+// the int8 multiply-adds that one thread of the same machine reaches in the same run.
 //
-//   linear_bench --benchmark_filter='icquant/bits:4'
+//   linear_bench --benchmark_filter='icquant:bits=4'
 //
 // Arguments: rows, cols, tokens. One thread; QUANTLOOM_SIMD picks the SIMD target. `cold` rotates
-// over copies that together exceed the last-level cache, as a model's layers do during decoding.
+// over copies that together exceed the last-level cache, as a model's layers do during decoding;
+// the others' weights stay in the caches, so their bytes are no share of what memory gives.
 #include <benchmark/benchmark.h>
-#include <unistd.h>
 
 #include <cstdio>
-#include <cstring>
 #include <memory>
-#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "bench/machine_limits.h"
+#include "bench/random_weights.h"
 #include "core/base/parallel.h"
 #include "core/codec/codec.h"
 #include "kernels/cpu/linear.h"
 
 namespace quantloom::cpu {
 namespace {
-
-// Twice the last-level cache, or 256 MB where the system does not tell.
-size_t ColdBytes() {
-  const int64_t cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  return cache > 0 ? 2 * static_cast<size_t>(cache) : size_t{256} << 20;
-}
 
 std::vector<float> NormalFloats(size_t n, uint32_t seed) {
   std::mt19937 random(seed);
@@ -38,20 +32,20 @@ std::vector<float> NormalFloats(size_t n, uint32_t seed) {
   return values;
 }
 
-// Bytes per second of one thread summing 64-bit words of a buffer beyond the cache.
+// One thread's.
 double ReadBandwidth() {
   static const double bandwidth = [] {
-    const std::vector<uint64_t> words(ColdBytes() / sizeof(uint64_t), 1);
-    double best = 0;
-    for (int repeat = 0; repeat < 5; ++repeat) {
-      const auto begin = std::chrono::steady_clock::now();
-      benchmark::DoNotOptimize(std::accumulate(words.begin(), words.end(), uint64_t{0}));
-      const std::chrono::duration<double> time = std::chrono::steady_clock::now() - begin;
-      best = std::max(best, static_cast<double>(words.size() * sizeof(uint64_t)) / time.count());
-    }
-    return best;
+    ThreadTeam one(1);
+    return MeasureReadBandwidth(one);
   }();
   return bandwidth;
+}
+double Int8Peak() {
+  static const double peak = [] {
+    ThreadTeam one(1);
+    return MeasureInt8Peak(one);
+  }();
+  return peak;
 }
 
 // A matrix with what it views.
@@ -68,30 +62,12 @@ Stored View(const std::shared_ptr<const EncodedMatrix>& encoded, size_t rows, si
   return {encoded, LinearOperator::FromPacked(std::move(matrix).value())};
 }
 
-std::shared_ptr<const EncodedMatrix> EncodeNormal(const std::string& recipe, size_t rows,
-                                                  size_t cols) {
+std::shared_ptr<const EncodedMatrix> MakeRandom(const std::string& recipe, size_t rows,
+                                                size_t cols) {
   ThreadTeam team;
-  const auto codec = CreateCodec(recipe);
-  if (!codec.ok()) return nullptr;
-  const std::vector<float> weights = NormalFloats(rows * cols, 1);
-  auto encoded = (*codec)->Encode({.weights = weights, .rows = rows, .cols = cols}, team);
-  return encoded.ok() ? std::make_shared<const EncodedMatrix>(*std::move(encoded)) : nullptr;
-}
-
-// Random tiles, which are all valid: 256 weights of the recipe's bits each.
-std::shared_ptr<const EncodedMatrix> RandomTiles(const std::string& recipe, double bits,
-                                                 size_t rows, size_t cols) {
-  auto encoded = std::make_shared<EncodedMatrix>();
-  encoded->recipe = recipe + ",incoherence=none,rounding=nearest";
-  Plane codes = {"codes", DType::kU8, {}, {}};
-  codes.bytes.resize(static_cast<size_t>(static_cast<double>(rows * cols) * bits / 8));
-  codes.shape = {codes.bytes.size()};
-  std::mt19937 random(1);
-  for (uint8_t& byte : codes.bytes) byte = static_cast<uint8_t>(random());
-  Plane scale = {"scale", DType::kF32, {16}, std::vector<uint8_t>(64)};
-  scale.bytes[3] = 0x3F;  // 0.5
-  encoded->planes = {std::move(codes), std::move(scale)};
-  return encoded;
+  const auto weights = RandomWeights::Create(recipe);
+  if (!weights.ok()) return nullptr;
+  return (*weights)->Make(rows, cols, team).value_or(nullptr);
 }
 
 // One operator, or as many with planes of their own as exceed the cache.
@@ -100,10 +76,7 @@ std::vector<Stored> EncodedCopies(const std::string& recipe, size_t rows, size_t
   static std::string last_key;
   static std::shared_ptr<const EncodedMatrix> last;
   if (std::string key = absl::StrCat(recipe, " ", rows, " ", cols); key != last_key) {
-    const size_t bits = recipe.find("bits=");
-    last = recipe.rfind("icquant", 0) != 0
-               ? RandomTiles(recipe, std::stod(recipe.substr(bits + 5)), rows, cols)
-               : EncodeNormal(recipe, rows, cols);
+    last = MakeRandom(recipe, rows, cols);
     last_key = key;
   }
   if (last == nullptr) return {};
@@ -113,7 +86,7 @@ std::vector<Stored> EncodedCopies(const std::string& recipe, size_t rows, size_t
     copies.push_back(View(std::make_shared<const EncodedMatrix>(*last), rows, cols));
     if (copies.back().op == nullptr) return {};
     bytes += copies.back().op->weight_bytes();
-  } while (cold && bytes < ColdBytes());
+  } while (cold && bytes < BytesBeyondCaches());
   return copies;
 }
 
@@ -126,7 +99,7 @@ void MeasureProducts(benchmark::State& state, const std::vector<Stored>& copies)
   const auto tokens = static_cast<size_t>(state.range(2));
   Activations x;
   x.Assign(NormalFloats(tokens * first.cols(), 2).data(), tokens, first.cols(), first.cols(),
-           first.needs_quantized_activations());
+           first.activation_form());
   std::vector<float> y(tokens * first.rows());
   size_t next = 0;
   for (auto _ : state) {
@@ -140,8 +113,13 @@ void MeasureProducts(benchmark::State& state, const std::vector<Stored>& copies)
   state.counters["weights/s"] = Counter(
       products * static_cast<double>(first.rows() * first.cols() * tokens), Counter::kIsRate);
   state.counters["bytes/s"] = Counter(products * bytes, Counter::kIsRate, Counter::kIs1024);
-  state.counters["of_read_bandwidth"] =
-      Counter(products * bytes / ReadBandwidth(), Counter::kIsRate);
+  if (copies.size() > 1) {
+    state.counters["of_read_bandwidth"] =
+        Counter(products * bytes / ReadBandwidth(), Counter::kIsRate);
+  }
+  state.counters["of_int8_peak"] =
+      Counter(products * static_cast<double>(first.rows() * first.cols() * tokens) / Int8Peak(),
+              Counter::kIsRate);
   state.SetLabel(ActiveTarget());
 }
 
@@ -150,7 +128,7 @@ void Register(const std::string& recipe) {
   std::vector<std::vector<int64_t>> shapes = {{1536, 576}, {576, 1536}, {2048, 8192}};
   if (recipe.find("bits=8") != std::string::npos) shapes.push_back({49152, 576});
   for (const std::vector<int64_t>& shape : shapes) {
-    for (const int64_t tokens : {1, 2, 8, 128}) {
+    for (const int64_t tokens : {1, 2, 4, 8, 128}) {
       for (const bool cold : {false, true}) {
         if (cold && tokens != 1) continue;
         benchmark::RegisterBenchmark(

@@ -15,7 +15,8 @@ constexpr size_t kHidden = 576, kGate = 1536, kVocabulary = 49152;
 void BM_QuantizeActivations(benchmark::State& state) {
   const std::vector<float> x(kHidden, 0.7f);
   Activations activations;
-  for (auto _ : state) activations.Assign(x.data(), 1, kHidden, kHidden, true);
+  for (auto _ : state)
+    activations.Assign(x.data(), 1, kHidden, kHidden, cpu::ActivationForm::kInt8);
 }
 BENCHMARK(BM_QuantizeActivations);
 

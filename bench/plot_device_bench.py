@@ -15,10 +15,10 @@ import re
 import sys
 from html import escape
 
+from svg import COLOURS, document, line, text
+
 WIDTH, HEIGHT = 960, 600
 LEFT, RIGHT, TOP, BOTTOM = 80, 700, 60, 540
-# Okabe and Ito's palette, which colour-blind readers tell apart, then shapes in turn.
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 
 
 def read_table(lines):
@@ -54,14 +54,6 @@ class Axes:
         return self.place(value, self.y_ticks, BOTTOM, TOP)
 
 
-def text(x, y, content, anchor="middle", extra=""):
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{extra}>{escape(content)}</text>'
-
-
-def line(x1, y1, x2, y2, colour, width=1):
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="{width}"/>'
-
-
 def mark(shape, x, y, colour, title):
     around = f'fill="{colour}" fill-opacity="0.75"><title>{escape(title)}</title>'
     if shape % 3 == 0:
@@ -82,8 +74,6 @@ def roofline(rows, comments, forms):
     axes = Axes([p[0] for p in points], [p[1] for p in points] + [peak])
 
     svg = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="13">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         text(LEFT, 28, "; ".join(comments[:1]) or "CUDA device", "start", ' font-size="16"'),
         text((LEFT + RIGHT) / 2, HEIGHT - 18, "operations per byte of weights"),
         text(20, (TOP + BOTTOM) / 2, "10⁹ operations per second",
@@ -112,7 +102,7 @@ def roofline(rows, comments, forms):
         if TOP + 16 * index < BOTTOM:
             svg += [mark(shape, RIGHT + 24, TOP + 16 * index, colour, name),
                     text(RIGHT + 36, TOP + 16 * index + 4, name, "start")]
-    return "\n".join(svg + ["</svg>", ""])
+    return document(WIDTH, HEIGHT, svg)
 
 
 def main():
