@@ -49,13 +49,22 @@ else()
   add_compile_definitions(
     HWY_WANT_AVX3_DL
     "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4|HWY_SVE|HWY_SVE2|HWY_SVE_256|HWY_SVE2_128)")
+  if(CMAKE_SYSTEM_PROCESSOR STREQUAL "aarch64")
+    # Highway 1.0 takes NEON for an instruction set to be looked for, since it includes AES there. Every such processor
+    # has the NEON that kernels use; with this, it is part of the base.
+    add_compile_definitions(TOOLCHAIN_MISS_SYS_AUXV_H)
+  endif()
+endif()
+# Where the base has vectors, the emulated target is superseded; tests compare with it.
+option(QUANTLOOM_EMULATED_TARGET "Build the emulated SIMD target beside better ones on every architecture" OFF)
+if(QUANTLOOM_EMULATED_TARGET AND NOT QUANTLOOM_SCALAR)
+  add_compile_definitions(HWY_COMPILE_ALL_ATTAINABLE)
 endif()
 
 find_package(Threads REQUIRED)
 find_package(absl REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(GTest REQUIRED)
-find_package(benchmark REQUIRED)
 include(GoogleTest)
 
 set(QUANTLOOM_PYTHON "" CACHE FILEPATH "Python with tests/requirements.txt installed; without it the oracle tests are left out")

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds and runs every check and test, from nothing, on Debian 12.
 #
-#   scripts/test.sh                 the checks of the source, clang-tidy among them, and every test, in the release build
+#   scripts/test.sh                 the checks of the source, clang-tidy among them; core, kernels and engine on 64-bit Arm, the
+#                                   kernels in a build without SIMD, the engine on AVX2; and every test in the release build
 #   scripts/test.sh --sanitizers    the same after the tests under AddressSanitizer and under ThreadSanitizer
 #
 # Installs what is missing; reuses what exists.
@@ -11,7 +12,7 @@ sanitizers=
 case ${1:-} in
   '') ;;
   --sanitizers) sanitizers=yes ;;
-  -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0" && exit 0 ;;
+  -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0" && exit 0 ;;
   *) fail "usage: scripts/test.sh [--sanitizers]" ;;
 esac
 
@@ -30,6 +31,18 @@ if [[ -n $sanitizers ]]; then
     (cd "$ROOT" && ctest --preset "$preset" -j "$JOBS" -L sanitize --no-tests=error)
   done
 fi
+
+# What the machine's best SIMD target does below.
+if grep -qw avx512f /proc/cpuinfo; then
+  say "Testing (release, AVX2)"
+  QUANTLOOM_SIMD=AVX2 ctest --test-dir "$ROOT/build/release/tests/engine" --output-on-failure -j "$JOBS" --no-tests=error
+fi
+
+build scalar tests/kernels/all
+say "Testing (scalar)"
+ctest --test-dir "$ROOT/build/scalar/tests/kernels" --output-on-failure -j "$JOBS" --no-tests=error
+
+"$ROOT/scripts/aarch64.sh"
 
 say "Testing (release)"
 cd "$ROOT" && ctest --preset release -j "$JOBS" --no-tests=error
