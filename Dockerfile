@@ -13,7 +13,7 @@ WORKDIR /src
 COPY scripts/setup.sh scripts/build.sh scripts/
 RUN bash -c 'source scripts/setup.sh && install_packages "${BUILD_PACKAGES[@]}"'
 COPY . .
-RUN scripts/build.sh release quantloom-quantizer quantloom-server quantloom \
+RUN scripts/build.sh release quantloom-quantizer quantloom-server quantloom quantloom-bench \
     && strip build/release/bin/quantloom build/release/bin/quantloom-*
 
 FROM ${BASE} AS runtime
@@ -41,6 +41,6 @@ ENTRYPOINT ["quantloom-server"]
 CMD ["--address=0.0.0.0:7102", "--metrics-address=0.0.0.0:9102", "--model-root=/models"]
 
 FROM runtime AS cli
-COPY --from=build /src/build/release/bin/quantloom /usr/bin/
+COPY --from=build /src/build/release/bin/quantloom /src/build/release/bin/quantloom-bench /usr/bin/
 ENTRYPOINT ["quantloom"]
 CMD ["--help"]
