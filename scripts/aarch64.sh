@@ -56,6 +56,6 @@ if ! (install_packages "${BUILD_PACKAGES[@]}" g++-aarch64-linux-gnu qemu-user) |
 fi
 build aarch64 tests/{core,kernels,engine,fuzz}/all
 # Without death tests, since an emulated program cannot start itself anew, and without those of
-# encoders and of many streams that take minutes.
+# encoders, of whole models and of many streams, which take minutes each when emulated.
 say "Testing (aarch64, under qemu)"
 cd "$ROOT" && ctest --preset aarch64 -j "$JOBS" --no-tests=error
