@@ -35,6 +35,18 @@ class CudaServerTest : public ServerTest {
     grpc::ClientContext context;
     return models_->LoadModel(&context, request, &model);
   }
+  // A stream ends with UNAVAILABLE and `message` after some of its 100 tokens, and nothing is
+  // served from then on.
+  void ExpectStreamIsCutAndNothingServed(const std::string& message) {
+    const Generated cut = Generate(Request("once upon", 100));
+    EXPECT_TRUE(absl::IsUnavailable(cut.status)) << cut.status;
+    EXPECT_THAT(std::string(cut.status.message()), HasSubstr(message));
+    EXPECT_GT(cut.tokens.size(), 0);
+    EXPECT_LT(cut.tokens.size(), 100);
+    EXPECT_EQ(CheckHealth(channel_, ""), Health::kNotServing);
+    EXPECT_EQ(CheckHealth(channel_, "models/tiny"), Health::kNotServing);
+    EXPECT_TRUE(absl::IsUnavailable(Generate(Request("again", 1)).status));
+  }
 
   cuda_emulation::EmulatedDevice* cuda_ = nullptr;
 };
@@ -129,28 +141,14 @@ TEST_F(CudaServerTest, ADeviceThatFailsEndsStreamsAndIsNotServing) {
   EXPECT_EQ(CheckHealth(channel_, ""), Health::kServing);
   EXPECT_EQ(CheckHealth(channel_, "models/tiny"), Health::kServing);
   cuda_->runtime().FailAfter(300);
-  const Generated cut = Generate(Request("once upon", 100));
-  EXPECT_TRUE(absl::IsUnavailable(cut.status)) << cut.status;
-  EXPECT_THAT(std::string(cut.status.message()), HasSubstr("the device failed: an illegal memory"));
-  EXPECT_GT(cut.tokens.size(), 0);
-  EXPECT_LT(cut.tokens.size(), 100);
-  EXPECT_EQ(CheckHealth(channel_, ""), Health::kNotServing);
-  EXPECT_EQ(CheckHealth(channel_, "models/tiny"), Health::kNotServing);
-  EXPECT_TRUE(absl::IsUnavailable(Generate(Request("again", 1)).status));
+  ExpectStreamIsCutAndNothingServed("the device failed: an illegal memory");
 }
 
 TEST_F(CudaServerTest, MemoryThatRunsOutEndsStreamsAndIsNotServing) {
   StartOnCuda(uint64_t{64} << 20);
   cuda_->TakeMemory(*cuda_->free_memory_bytes());
   // Steps of one row have not been recorded yet, for which CUDA needs memory.
-  const Generated cut = Generate(Request("once upon", 100));
-  EXPECT_TRUE(absl::IsUnavailable(cut.status)) << cut.status;
-  EXPECT_THAT(std::string(cut.status.message()), HasSubstr("the device failed: out of memory"));
-  EXPECT_GT(cut.tokens.size(), 0);
-  EXPECT_LT(cut.tokens.size(), 100);
-  EXPECT_EQ(CheckHealth(channel_, ""), Health::kNotServing);
-  EXPECT_EQ(CheckHealth(channel_, "models/tiny"), Health::kNotServing);
-  EXPECT_TRUE(absl::IsUnavailable(Generate(Request("again", 1)).status));
+  ExpectStreamIsCutAndNothingServed("the device failed: out of memory");
 }
 
 TEST_F(CudaServerTest, AModelThatDoesNotFitTheDevicesMemoryIsRefused) {
