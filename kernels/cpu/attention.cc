@@ -153,11 +153,7 @@ template <size_t Q, size_t S, typename E, class Next>
 HWY_INLINE void ScoreSets(const float* const* queries, const ChunkKeys<E>& keys, const Next& next,
                           size_t first_set, size_t head_dim, float scale, float (*scores)[kChunk]) {
   Lanes sums[Q][S];
-#pragma GCC unroll 4
-  for (size_t q = 0; q < Q; ++q) {
-#pragma GCC unroll 4
-    for (size_t s = 0; s < S; ++s) sums[q][s] = Splat(0.0f);
-  }
+  ZeroTile(sums);
   for (size_t d = 0; d < head_dim; ++d) {
     next.FetchKeys(d);
     Lanes key[S];

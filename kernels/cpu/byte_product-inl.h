@@ -103,10 +103,20 @@ HWY_INLINE void StoreSums(const Sums16& sums, int32_t* to) {
 #endif
 }
 
+HWY_INLINE Sums16 LoadSums(const int32_t* from) {
+#if QUANTLOOM_X86_512 || QUANTLOOM_X86_256
+  return LoadBytes(from);
+#else
+  Sums16 r;
+  hwy::CopyBytes<sizeof(r)>(from, &r);
+  return r;
+#endif
+}
+
 // What a block's accumulators start from.
 HWY_INLINE Sums16 StartSums(const int32_t* biases) {
 #if HWY_TARGET == HWY_AVX3_DL
-  return _mm512_loadu_si512(biases);
+  return LoadSums(biases);
 #else
   (void)biases;
   return ZeroSums();
@@ -201,29 +211,21 @@ struct DecodedRows {
   }
 };
 
-// Rows in operand form, `stride` bytes apart.
-struct OperandRows {
+// Rows `stride` bytes apart, in operand form or as int8 weights.
+template <bool kOperands>
+struct StoredRows {
   const uint8_t* bytes;
   size_t stride;
-  HWY_INLINE OperandRows Group(size_t group) const {
+  HWY_INLINE StoredRows Group(size_t group) const {
     return {bytes + group * kGroupSteps * kStep, stride};
   }
   HWY_INLINE Bytes64 Step(size_t s, size_t r) const {
-    return LoadBytes(bytes + r * stride + s * kStep);
+    const Bytes64 stored = LoadBytes(bytes + r * stride + s * kStep);
+    return kOperands ? stored : ToOperand(stored);
   }
 };
-
-// Rows of int8 weights.
-struct ByteRows {
-  const uint8_t* bytes;
-  size_t stride;
-  HWY_INLINE ByteRows Group(size_t group) const {
-    return {bytes + group * kGroupSteps * kStep, stride};
-  }
-  HWY_INLINE Bytes64 Step(size_t s, size_t r) const {
-    return ToOperand(LoadBytes(bytes + r * stride + s * kStep));
-  }
-};
+using OperandRows = StoredRows<true>;
+using ByteRows = StoredRows<false>;
 
 // What ByteTile reads of T activation rows.
 template <size_t T>
@@ -334,15 +336,6 @@ HWY_INLINE void ReduceTile(const Lanes (&sums)[R][T], float (&out)[T][R]) {
 struct ColumnBlock {
   size_t first, end;  // `first` at the begin of a group
 };
-
-template <size_t R, size_t T>
-HWY_INLINE void ZeroTile(Lanes (&sums)[R][T]) {
-#pragma GCC unroll 8
-  for (size_t r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (size_t t = 0; t < T; ++t) sums[r][t] = Splat(0.0f);
-  }
-}
 
 // Sums of a tile between blocks of columns, [R, T, 16 lanes].
 template <size_t R, size_t T>

@@ -3,7 +3,6 @@
 #include <utility>
 #include <vector>
 
-#include "core/codec/e8p_tiles.h"
 #include "kernels/cpu/e8p_kernels.h"
 #include "kernels/cpu/token_blocks.h"
 #include "kernels/cpu/weight_memory.h"
@@ -50,15 +49,6 @@ class E8pOperator final : public LinearOperator {
 };
 
 }  // namespace
-
-std::optional<E8pRate> PlainE8p(const PackedMatrix& matrix) {
-  const auto* tiles = dynamic_cast<const TileMatrix*>(&matrix);
-  if (tiles == nullptr || tiles->has_outliers()) return std::nullopt;
-  absl::StatusOr<Recipe> recipe = Recipe::Parse(matrix.recipe());
-  if (!recipe.ok() || recipe->codec != "quip") return std::nullopt;
-  const absl::StatusOr<E8pRate> rate = TakeE8pRate(*recipe);
-  return rate.ok() ? std::optional(*rate) : std::nullopt;
-}
 
 std::unique_ptr<LinearOperator> MakeE8pOperator(std::unique_ptr<TileMatrix> matrix,
                                                 const E8pRate& rate) {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 
 #include "core/codec/e8p.h"
 #include "core/codec/tile_matrix.h"
@@ -10,11 +9,7 @@
 
 namespace quantloom::cpu {
 
-// The rate of a matrix that MakeE8pOperator takes, a TileMatrix without outliers; nullopt for
-// others.
-std::optional<E8pRate> PlainE8p(const PackedMatrix& matrix);
-
-// Reads the codes where they are stored.
+// Copies the tiles into huge pages. `matrix` has no outliers.
 std::unique_ptr<LinearOperator> MakeE8pOperator(std::unique_ptr<TileMatrix> matrix,
                                                 const E8pRate& rate);
 

@@ -28,11 +28,7 @@ template <size_t R, size_t T, typename E>
 HWY_INLINE void FloatTile(const E* HWY_RESTRICT w, size_t w_stride, const float* HWY_RESTRICT x,
                           size_t x_stride, size_t cols, float* HWY_RESTRICT y, size_t y_stride) {
   Lanes sums[R][T];
-#pragma GCC unroll 8
-  for (size_t r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (size_t t = 0; t < T; ++t) sums[r][t] = Splat(0.0f);
-  }
+  ZeroTile(sums);
   for (size_t c = 0; c < cols; c += kLanes) {
     Lanes tokens[T];
 #pragma GCC unroll 8

@@ -129,8 +129,7 @@ class StreamRows {
     TailRow<kBits, kOutliers> tail = {view_.stream->row(row_), chunks * kChunkSteps / kGroupSteps,
                                       levels};
     Lanes sums[1][T];
-#pragma GCC unroll 8
-    for (size_t t = 0; t < T; ++t) sums[0][t] = Splat(0.0f);
+    ZeroTile(sums);
     for (size_t chunk = 0; chunk < chunks; ++chunk) {
       StreamChunk<kBits, kOutliers> row = next_;
       tail.steps = row.end;
@@ -376,7 +375,7 @@ HWY_NOINLINE void MultiplyBytesOnce(const IcquantView& view, const Activations& 
     for (size_t r = 0; r < kRows; ++r) {
       const ByteRows weights = {view.codes + (row + r) * view.code_stride, view.code_stride};
       Lanes of_row[1][T];
-      for (size_t t = 0; t < T; ++t) of_row[0][t] = Splat(0.0f);
+      ZeroTile(of_row);
       ByteGroups<1, T>(weights, tile, 0, view.steps, of_row);
       for (size_t t = 0; t < T; ++t) of_rows[r][t] = of_row[0][t];
     }

@@ -80,6 +80,15 @@ HWY_INLINE Lanes Add(const Lanes& a, const Lanes& b) {
   return r;
 }
 
+template <size_t R, size_t T>
+HWY_INLINE void ZeroTile(Lanes (&sums)[R][T]) {
+#pragma GCC unroll 8
+  for (size_t r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (size_t t = 0; t < T; ++t) sums[r][t] = Splat(0.0f);
+  }
+}
+
 // Stored element types as tags for LoadLanes: 16-bit floats are passed as their bits.
 struct HalfBits {
   uint16_t bits;

@@ -2,6 +2,9 @@
 
 #include <utility>
 
+#include "core/codec/e8p_tiles.h"
+#include "core/codec/tile_matrix.h"
+#include "core/codec/trellis_tiles.h"
 #include "core/transform/incoherence.h"
 #include "kernels/cpu/decoded_operator.h"
 #include "kernels/cpu/e8p_operator.h"
@@ -25,12 +28,19 @@ std::unique_ptr<LinearOperator> LinearOperator::FromPacked(std::unique_ptr<Packe
     return MakeIcquantOperator(
         std::unique_ptr<IcquantMatrix>(static_cast<IcquantMatrix*>(matrix.release())), *form);
   }
-  const auto as_tiles = [&] {
-    return std::unique_ptr<TileMatrix>(static_cast<TileMatrix*>(matrix.release()));
-  };
-  const auto trellis = PlainTrellis(*matrix);
-  if (trellis && HasTrellisProduct(*trellis)) return MakeTrellisOperator(as_tiles(), *trellis);
-  if (const auto rate = PlainE8p(*matrix)) return MakeE8pOperator(as_tiles(), *rate);
+  auto* const tiles = dynamic_cast<TileMatrix*>(matrix.get());
+  if (tiles != nullptr && !tiles->has_outliers()) {
+    const auto owned = [&] {
+      matrix.release();
+      return std::unique_ptr<TileMatrix>(tiles);
+    };
+    const TrellisFormat* const trellis = TrellisFormatOf(tiles->code());
+    if (trellis != nullptr && HasTrellisProduct(*trellis)) {
+      return MakeTrellisOperator(owned(), *trellis);
+    }
+    if (const E8pRate* const rate = E8pRateOf(tiles->code()))
+      return MakeE8pOperator(owned(), *rate);
+  }
   return MakeDecodedOperator(std::move(matrix));
 }
 

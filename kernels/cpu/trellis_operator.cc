@@ -4,7 +4,6 @@
 #include <utility>
 #include <vector>
 
-#include "core/codec/trellis_tiles.h"
 #include "kernels/cpu/token_blocks.h"
 #include "kernels/cpu/trellis_kernels.h"
 #include "kernels/cpu/weight_memory.h"
@@ -102,15 +101,6 @@ class TrellisOperator final : public LinearOperator {
 };
 
 }  // namespace
-
-std::optional<TrellisFormat> PlainTrellis(const PackedMatrix& matrix) {
-  const auto* tiles = dynamic_cast<const TileMatrix*>(&matrix);
-  if (tiles == nullptr || tiles->has_outliers()) return std::nullopt;
-  absl::StatusOr<Recipe> recipe = Recipe::Parse(matrix.recipe());
-  if (!recipe.ok() || recipe->codec != "qtip") return std::nullopt;
-  const absl::StatusOr<TrellisFormat> format = TakeTrellisFormat(*recipe);
-  return format.ok() ? std::optional(*format) : std::nullopt;
-}
 
 bool HasTrellisProduct(const TrellisFormat& format) { return format.half_bits() <= kMostHalfBits; }
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 
 #include "core/codec/tile_matrix.h"
 #include "core/codec/trellis.h"
@@ -10,13 +9,10 @@
 
 namespace quantloom::cpu {
 
-// The format of a QTIP matrix without outliers, a TileMatrix; nullopt for others.
-std::optional<TrellisFormat> PlainTrellis(const PackedMatrix& matrix);
-
 // Whether MakeTrellisOperator takes the format.
 bool HasTrellisProduct(const TrellisFormat& format);
 
-// Copies the tiles, rearranged for the kernel.
+// Copies the tiles, rearranged for the kernel. `matrix` has no outliers.
 std::unique_ptr<LinearOperator> MakeTrellisOperator(std::unique_ptr<TileMatrix> matrix,
                                                     const TrellisFormat& format);
 

@@ -201,26 +201,12 @@ HWY_INLINE Words16 PackWords(const Words16& low, const Words16& high) {
 #endif
 }
 
-HWY_INLINE Words16 LoadWords(const int32_t* from) {
-#if QUANTLOOM_X86_512 || QUANTLOOM_X86_256
-  return LoadBytes(from);
-#else
-  Words16 r;
-  hwy::CopyBytes<sizeof(r)>(from, &r);
-  return r;
-#endif
-}
-
 // R rows of a panel from `words` on and T tokens.
 template <size_t R, size_t T>
 HWY_INLINE void WordTile(const int32_t* words, size_t stride, const TokenTile<T>& x, size_t steps,
                          float (&out)[T][R]) {
   Lanes sums[R][T];
-#pragma GCC unroll 8
-  for (size_t r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (size_t t = 0; t < T; ++t) sums[r][t] = Splat(0.0f);
-  }
+  ZeroTile(sums);
   for (size_t first = 0; first < steps; first += kGroupSteps) {
     Sums16 blocks[R][T];
 #pragma GCC unroll 8
@@ -240,7 +226,7 @@ HWY_INLINE void WordTile(const int32_t* words, size_t stride, const TokenTile<T>
 #pragma GCC unroll 8
       for (size_t r = 0; r < R; ++r) {
         const int32_t* const from = words + r * stride + step * TrellisPanel::kStepWords;
-        const Words16 first_pair = LoadWords(from), second_pair = LoadWords(from + kLanes);
+        const Words16 first_pair = LoadSums(from), second_pair = LoadSums(from + kLanes);
 #pragma GCC unroll 8
         for (size_t t = 0; t < T; ++t) {
           blocks[r][t] = DotWords(blocks[r][t], first_pair, low[t]);

@@ -23,7 +23,8 @@ constexpr std::align_val_t kBlockAlignment{kBlockBytes};
 #if defined(__SANITIZE_ADDRESS__)
 constexpr size_t kLargestShared = 0;  // every array of its own, so that its ends are watched
 #else
-constexpr size_t kLargestShared = kBlockBytes / 4;
+// Larger arrays have huge pages of their own.
+constexpr size_t kLargestShared = CacheLineAllocator<uint8_t>::kHugeBytes - 1;
 #endif
 
 std::mutex& BlocksMutex() {
