@@ -33,6 +33,10 @@ struct DeviceProperties {
   uint64_t shared_bytes = 0;  // that a block may have
 };
 
+// FAILED_PRECONDITION, naming device `index`, for a compute capability below `least`, which is
+// written as 80 for 8.0.
+absl::Status RequireCapability(int index, const DeviceProperties& properties, int least);
+
 // One device.
 class DeviceRuntime {
  public:

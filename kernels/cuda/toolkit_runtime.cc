@@ -13,7 +13,7 @@
 namespace quantloom::cuda {
 namespace {
 
-// The kernels use cp.async and mma shapes that came with it.
+// Compute capability 8.0: the kernels use cp.async and mma shapes that came with it.
 constexpr int kLeastCapability = 80;
 
 absl::Status ToStatus(cudaError_t error, absl::string_view call) {
@@ -157,10 +157,6 @@ class ToolkitRuntime final : public DeviceRuntime {
   const DeviceProperties properties_;
 };
 
-std::string Capability(int capability) {
-  return absl::StrCat(capability / 10, ".", capability % 10);
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DeviceRuntime>> OpenDevice(int index) {
@@ -177,19 +173,14 @@ absl::StatusOr<std::unique_ptr<DeviceRuntime>> OpenDevice(int index) {
   }
   cudaDeviceProp found;
   QL_RETURN_IF_ERROR(ToStatus(cudaGetDeviceProperties(&found, index), "cudaGetDeviceProperties"));
-  const int least = std::max(kLeastCapability, QUANTLOOM_CUDA_LEAST_CAPABILITY);
-  const int capability = found.major * 10 + found.minor;
-  if (capability < least) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "CUDA device ", index, " (", found.name, ") has compute capability ",
-        Capability(capability), "; this build has kernels for ", Capability(least), " and up"));
-  }
-  return std::make_unique<ToolkitRuntime>(
-      index, DeviceProperties{.name = found.name,
-                              .compute_major = found.major,
-                              .compute_minor = found.minor,
-                              .total_bytes = found.totalGlobalMem,
-                              .shared_bytes = found.sharedMemPerBlockOptin});
+  DeviceProperties properties = {.name = found.name,
+                                 .compute_major = found.major,
+                                 .compute_minor = found.minor,
+                                 .total_bytes = found.totalGlobalMem,
+                                 .shared_bytes = found.sharedMemPerBlockOptin};
+  QL_RETURN_IF_ERROR(RequireCapability(
+      index, properties, std::max(kLeastCapability, QUANTLOOM_CUDA_LEAST_CAPABILITY)));
+  return std::make_unique<ToolkitRuntime>(index, std::move(properties));
 }
 
 }  // namespace quantloom::cuda
