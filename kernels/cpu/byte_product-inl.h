@@ -301,21 +301,15 @@ HWY_INLINE void ByteGroup(const Source& rows, const TokenTile<T>& x, size_t grou
   AddBlocks(x, group, blocks, sums);
 }
 
-// The groups from first_group on of rows of `steps` steps; before each of them, between().
-template <size_t R, size_t T, class Source, class Between>
-HWY_INLINE void ByteGroups(const Source& rows, const TokenTile<T>& x, size_t first_group,
-                           size_t steps, Lanes (&sums)[R][T], const Between& between) {
-  const size_t full = steps / kGroupSteps;
-  for (size_t group = first_group; group < full; ++group) {
-    between();
-    ByteGroup<R, T>(rows, x, group, kGroupSteps, sums);
-  }
-  if (steps % kGroupSteps != 0) ByteGroup<R, T>(rows, x, full, steps % kGroupSteps, sums);
-}
+// The groups from first_group on of rows of `steps` steps.
 template <size_t R, size_t T, class Source>
 HWY_INLINE void ByteGroups(const Source& rows, const TokenTile<T>& x, size_t first_group,
                            size_t steps, Lanes (&sums)[R][T]) {
-  ByteGroups<R, T>(rows, x, first_group, steps, sums, []() HWY_ATTR {});
+  const size_t full = steps / kGroupSteps;
+  for (size_t group = first_group; group < full; ++group) {
+    ByteGroup<R, T>(rows, x, group, kGroupSteps, sums);
+  }
+  if (steps % kGroupSteps != 0) ByteGroup<R, T>(rows, x, full, steps % kGroupSteps, sums);
 }
 
 // Adds the lanes of a tile's sums.

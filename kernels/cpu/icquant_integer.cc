@@ -249,6 +249,7 @@ HWY_NOINLINE void MultiplyBlock(const IcquantView& view, const Activations& x,
                                 const ProductRange& range, size_t row, const Source& rows,
                                 const ColumnBlock& block, Prefetch prefetch, float* lanes) {
   ForTokenTiles(range.tokens, [&]<size_t T>(size_t t) HWY_ATTR {
+    prefetch.Next();
     float* const kept = lanes + t * R * kLanes;
     Lanes tile[R][T];
     if (block.first == 0) {
@@ -257,7 +258,7 @@ HWY_NOINLINE void MultiplyBlock(const IcquantView& view, const Activations& x,
       LoadTile(kept, tile);
     }
     ByteGroups<R, T>(rows, MakeTokenTile<T>(x, range.first_token + t), block.first / kGroupSteps,
-                     block.end, tile, [&]() HWY_ATTR { prefetch.Next(); });
+                     block.end, tile);
     if (block.end < view.steps) return KeepTile(tile, kept);
     float sums[T][R];
     ReduceTile<R, T>(tile, sums);
@@ -270,10 +271,8 @@ HWY_NOINLINE void MultiplyBlock(const IcquantView& view, const Activations& x,
 HWY_INLINE Prefetch PrefetchDuring(const ColumnBlock& block, size_t steps, size_t tokens,
                                    const uint8_t* begin, const uint8_t* end) {
   const auto bytes = static_cast<size_t>(end - begin);
-  const size_t groups = (block.end - block.first) / kGroupSteps;
-  const size_t tiles = (tokens + kByteTokens - 1) / kByteTokens;
   return Prefetch(begin + bytes * block.first / steps, begin + bytes * block.end / steps,
-                  HWY_MAX(groups * tiles, 1));
+                  (tokens + kByteTokens - 1) / kByteTokens);
 }
 
 // --- Rows decoded to memory once for many tokens.
