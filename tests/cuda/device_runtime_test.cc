@@ -16,9 +16,11 @@ TEST(RequireCapability, RefusesDevicesThatTheBuildHasNoCodeFor) {
 
 TEST(RequireCapability, TakesThatAndHigherOnes) {
   for (const int minor : {0, 6, 9}) {
-    EXPECT_TRUE(RequireCapability(0, {.compute_major = 8, .compute_minor = minor}, 80).ok());
+    EXPECT_TRUE(
+        RequireCapability(0, {.name = "A", .compute_major = 8, .compute_minor = minor}, 80).ok());
   }
-  EXPECT_TRUE(RequireCapability(0, {.compute_major = 12, .compute_minor = 0}, 90).ok());
+  EXPECT_TRUE(
+      RequireCapability(0, {.name = "B", .compute_major = 12, .compute_minor = 0}, 90).ok());
 }
 
 }  // namespace
