@@ -87,18 +87,20 @@ absl::StatusOr<ModelSpeed> MeasureModelSpeed(const LoadedModel& model,
     QL_ASSIGN_OR_RETURN(const double seconds, sequences->Step(count, done == options.prompt, true));
     speed.prompt_seconds += seconds;
   }
-  uint32_t layers_steps = 0;
+  std::vector<double> heads;  // seconds, each from two steps in a row
   for (uint32_t step = 0; step < options.generate; ++step) {
     QL_ASSIGN_OR_RETURN(const double seconds, sequences->Step(1, true, true));
     speed.generate_seconds += seconds;
     if (step % kStepsPerLayersStep != 0) continue;
     QL_ASSIGN_OR_RETURN(const double without_head, sequences->Step(1, false, false));
-    speed.layers_seconds += without_head;
-    ++layers_steps;
+    heads.push_back(seconds - without_head);
   }
-  if (layers_steps > 0) {
+  if (!heads.empty()) {
     speed.step_seconds = speed.generate_seconds / options.generate;
-    speed.layers_seconds /= layers_steps;
+    // The median, since one interruption outweighs the head.
+    std::nth_element(heads.begin(), heads.begin() + static_cast<ptrdiff_t>(heads.size() / 2),
+                     heads.end());
+    speed.layers_seconds = speed.step_seconds - std::max(heads[heads.size() / 2], 0.0);
   }
   return speed;
 }

@@ -12,7 +12,7 @@ JOBS=$(nproc)
 BUILD_PACKAGES=(
   g++ cmake ninja-build ccache pkg-config git ca-certificates python3 python3-venv
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libabsl-dev
-  prometheus-cpp-dev libcivetweb-dev libcurl4-openssl-dev zlib1g-dev libhwy-dev libopenblas-dev nlohmann-json3-dev
+  prometheus-cpp-dev libcivetweb-dev libcurl4-openssl-dev zlib1g-dev libhwy-dev nlohmann-json3-dev
   libsqlite3-dev libpcre2-dev libspdlog-dev libcli11-dev libssl-dev libgtest-dev libgmock-dev libbenchmark-dev
   libboost-context-dev
 )
