@@ -31,8 +31,7 @@ std::unique_ptr<LinearOperator> LinearOperator::FromPacked(std::unique_ptr<Packe
   auto* const tiles = dynamic_cast<TileMatrix*>(matrix.get());
   if (tiles != nullptr && !tiles->has_outliers()) {
     const auto owned = [&] {
-      matrix.release();
-      return std::unique_ptr<TileMatrix>(tiles);
+      return std::unique_ptr<TileMatrix>(static_cast<TileMatrix*>(matrix.release()));
     };
     const TrellisFormat* const trellis = TrellisFormatOf(tiles->code());
     if (trellis != nullptr && HasTrellisProduct(*trellis)) {
