@@ -65,8 +65,12 @@ class QuantizerProcessTest : public ::testing::Test {
     process_ = std::make_unique<ServiceProcess>(QUANTLOOM_QUANTIZER, arguments, directory_.path(),
                                                 max_file_bytes);
     ASSERT_NE(process_->port(), 0) << process_->Log();
-    stub_ = v1::QuantizationService::NewStub(grpc::CreateChannel(
-        absl::StrCat("127.0.0.1:", process_->port()), grpc::InsecureChannelCredentials()));
+    const auto channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", process_->port()),
+                                             grpc::InsecureChannelCredentials());
+    // A call made before would fail with the first attempt to connect.
+    ASSERT_TRUE(channel->WaitForConnected(absl::ToChronoTime(absl::Now() + absl::Seconds(30))))
+        << process_->Log();
+    stub_ = v1::QuantizationService::NewStub(channel);
   }
 
   static v1::QuantizeRequest Request(const std::string& output, const std::string& recipe) {
