@@ -63,20 +63,19 @@ void PlaceCodes(const ByteLanes& codes, int bits, size_t step, ByteLanes* vector
 // end.
 uint8_t* WriteFlags(const uint64_t* outliers, int bits, uint8_t* to) {
   uint8_t flags[kCodeBlockColumns] = {};
+  uint64_t present = 0;
   for (size_t step = 0; step < kChunkSteps; ++step) {
+    present |= outliers[step];
     const auto flag = static_cast<uint8_t>(1u << FlagBit(bits, static_cast<int>(step)));
     for (uint64_t left = outliers[step]; left != 0; left &= left - 1) {
       flags[std::countr_zero(left)] |= flag;
     }
   }
-  uint64_t present = 0;
-  uint8_t* end = to + sizeof(present);
-  for (size_t j = 0; j < kCodeBlockColumns; ++j) {
-    if (flags[j] == 0) continue;
-    present |= uint64_t{1} << j;
-    *end++ = flags[j];
-  }
   std::memcpy(to, &present, sizeof(present));
+  uint8_t* end = to + sizeof(present);
+  for (uint64_t left = present; left != 0; left &= left - 1) {
+    *end++ = flags[std::countr_zero(left)];
+  }
   return end;
 }
 
@@ -123,9 +122,9 @@ void IcquantStream::AppendRow(const IcquantMatrix& matrix, uint64_t row) {
   std::vector<uint64_t> outliers(steps_);
   if (matrix.has_outliers()) matrix.OutlierBitmap(row, 0, steps_, outliers.data());
 
-  const size_t begin = bytes_.size();
-  bytes_.resize(begin + steps_ * (block_bytes + kCodeBlockColumns / 8) + chunks() * 8);  // at most
-  uint8_t* to = bytes_.data() + begin;
+  // At most so much; apart, so that nothing is written to where the rows go but them.
+  std::vector<uint8_t> stream(steps_ * (block_bytes + kCodeBlockColumns / 8) + chunks() * 8);
+  uint8_t* to = stream.data();
   size_t step = 0;
   for (; step + kChunkSteps <= steps_; step += kChunkSteps) {
     ByteLanes vectors[4];
@@ -143,7 +142,7 @@ void IcquantStream::AppendRow(const IcquantMatrix& matrix, uint64_t row) {
     std::memcpy(to, &outliers[step], sizeof(uint64_t));
     to += sizeof(uint64_t);
   }
-  bytes_.resize(static_cast<size_t>(to - bytes_.data()));
+  bytes_.insert(bytes_.end(), stream.data(), to);
 }
 
 }  // namespace quantloom::cpu
