@@ -9,6 +9,8 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
+#elif defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
 #endif
 
 namespace quantloom::cuda_emulation {
@@ -51,11 +53,30 @@ void AfterSwitch(void*, const void**, size_t*) {}
 void Unpoison(const void*) {}
 #endif
 
+#if defined(__SANITIZE_THREAD__)
+void* NewThread() { return __tsan_create_fiber(0); }
+void EndThread(void* thread) { __tsan_destroy_fiber(thread); }
+void* CurrentThread() { return __tsan_get_current_fiber(); }
+#define QUANTLOOM_CONTINUE_AS(thread) __tsan_switch_to_fiber(thread, 0)
+#else
+void* NewThread() { return nullptr; }
+void EndThread(void*) {}
+void* CurrentThread() { return nullptr; }
+#define QUANTLOOM_CONTINUE_AS(thread) static_cast<void>(thread)
+#endif
+
+// ThreadSanitizer notes where functions begin and end, for each fiber apart: not of those that end
+// as another fiber than they began, or never.
+#define QUANTLOOM_SWITCHES __attribute__((no_sanitize("thread")))
+
 }  // namespace
 
-Fiber::Fiber() : stack_(TakeStack()) {}
+Fiber::Fiber() : stack_(TakeStack()), thread_(NewThread()) {}
 
-Fiber::~Fiber() { free_stacks.push_back(stack_); }
+Fiber::~Fiber() {
+  EndThread(thread_);
+  free_stacks.push_back(stack_);
+}
 
 void Fiber::Start(std::function<void()> body) {
   body_ = std::move(body);
@@ -66,14 +87,16 @@ void Fiber::Start(std::function<void()> body) {
   ended_ = false;
 }
 
-void Fiber::Resume() {
+QUANTLOOM_SWITCHES void Fiber::Resume() {
   void* fake_stack = nullptr;
+  resumer_thread_ = CurrentThread();
   BeforeSwitch(&fake_stack, stack_, kStackBytes);
+  QUANTLOOM_CONTINUE_AS(thread_);
   context_ = context::jump_fcontext(context_, this).fctx;
   AfterSwitch(fake_stack, nullptr, nullptr);
 }
 
-void Fiber::Enter(context::transfer_t transfer) {
+QUANTLOOM_SWITCHES void Fiber::Enter(context::transfer_t transfer) {
   auto* const fiber = static_cast<Fiber*>(transfer.data);
   AfterSwitch(nullptr, &fiber->resumer_stack_, &fiber->resumer_stack_size_);
   fiber->resumer_ = transfer.fctx;
@@ -84,8 +107,9 @@ void Fiber::Enter(context::transfer_t transfer) {
 
 void Fiber::Yield() { SwitchToResumer(/*for_good=*/false); }
 
-void Fiber::SwitchToResumer(bool for_good) {
+QUANTLOOM_SWITCHES void Fiber::SwitchToResumer(bool for_good) {
   BeforeSwitch(for_good ? nullptr : &own_fake_stack_, resumer_stack_, resumer_stack_size_);
+  QUANTLOOM_CONTINUE_AS(resumer_thread_);
   resumer_ = context::jump_fcontext(resumer_, nullptr).fctx;
   AfterSwitch(own_fake_stack_, &resumer_stack_, &resumer_stack_size_);
 }

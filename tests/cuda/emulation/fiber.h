@@ -1,5 +1,5 @@
 // A thread of execution that runs when it is resumed and stops where it yields, on a stack of its
-// own (Boost.Context). AddressSanitizer is told of every switch.
+// own (Boost.Context). AddressSanitizer and ThreadSanitizer are told of every switch.
 //
 // Thread-safety: none; fibers are resumed from one thread.
 #pragma once
@@ -41,6 +41,9 @@ class Fiber {
   void* own_fake_stack_ = nullptr;
   const void* resumer_stack_ = nullptr;
   size_t resumer_stack_size_ = 0;
+  // ThreadSanitizer's view of this fiber and of who resumed it.
+  void* const thread_;
+  void* resumer_thread_ = nullptr;
 };
 
 }  // namespace quantloom::cuda_emulation
