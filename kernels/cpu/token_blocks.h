@@ -13,11 +13,14 @@ namespace quantloom::cpu {
 inline constexpr size_t kTokenBlockBytes = 128 * 1024;
 // A block still amortizes the decoding of weights over this many tokens.
 inline constexpr size_t kMinTokenBlock = 48;
+// Blocks are multiples of it, and so of the tokens of every kernel's tiles.
+inline constexpr size_t kTokenBlockUnit = 12;
 
 // body(first, count) on consecutive ranges of [0, tokens); row_bytes: one activation row's size.
 inline void ForTokenBlocks(size_t tokens, size_t row_bytes,
                            absl::FunctionRef<void(size_t first, size_t count)> body) {
-  const size_t block = std::max(kMinTokenBlock, kTokenBlockBytes / std::max<size_t>(row_bytes, 1));
+  const size_t fit = kTokenBlockBytes / std::max<size_t>(row_bytes, 1);
+  const size_t block = std::max(kMinTokenBlock, fit / kTokenBlockUnit * kTokenBlockUnit);
   for (size_t first = 0; first < tokens; first += block) {
     body(first, std::min(block, tokens - first));
   }
