@@ -169,8 +169,11 @@ const HadamardTransform* OutputTransform(const cpu::LinearOperator& op) {
   return op.incoherence() == nullptr ? nullptr : op.incoherence()->output();
 }
 
-// Whether matrices with equally many columns read their inputs under the same transform.
+// Whether matrices with equally many columns read one form of their inputs: values or codes, under
+// the same transform.
 bool ShareInputs(const cpu::LinearOperator& a, const cpu::LinearOperator& b) {
+  constexpr auto kFloat = cpu::ActivationForm::kFloat;
+  if ((a.activation_form() == kFloat) != (b.activation_form() == kFloat)) return false;
   if (InputTransform(a) == nullptr || InputTransform(b) == nullptr) {
     return InputTransform(a) == InputTransform(b);
   }

@@ -2,6 +2,19 @@
 
 #include "kernels/cpu/linear.h"
 
+#ifndef QUANTLOOM_KERNELS_CPU_ACTIVATIONS_ONCE
+#define QUANTLOOM_KERNELS_CPU_ACTIVATIONS_ONCE
+namespace quantloom::cpu {
+
+// Where a row of codes is written.
+struct CodeRow {
+  Activations::Group* groups;
+  float* total;
+};
+
+}  // namespace quantloom::cpu
+#endif  // QUANTLOOM_KERNELS_CPU_ACTIVATIONS_ONCE
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/activations.cc"
 #include "hwy/foreach_target.h"
@@ -106,34 +119,42 @@ HWY_INLINE void QuantizeColumns(const float* x, size_t steps, size_t c, int8_t* 
 #endif
 }
 
-// The sums of a group's codes, from which follow its biases and what it adds to the row's total.
-HWY_INLINE Lanes AddGroup(const Activations::CodeRow& row, size_t c, size_t steps,
-                          const Lanes& total) {
-  const size_t group = c / Activations::kGroupCols * kLanes;
+// Biases of a group of `steps` steps; returns `total` and what it adds to the row's total.
+HWY_INLINE Lanes AddGroup(Activations::Group& group, size_t steps, const Lanes& total) {
   Sums16 sums = ZeroSums();
-  for (size_t s = 0; s < steps; ++s) sums = AddQuads(sums, LoadBytes(row.codes + c + s * kStep));
-  StoreSums(sums, row.biases + group);
-  for (size_t l = 0; l < kLanes; ++l) row.biases[group + l] *= -128;
-  return Fma(LoadLanes(row.scales + group), ToFloat(sums), total);
+  for (size_t s = 0; s < steps; ++s) sums = AddQuads(sums, LoadBytes(group.codes + s * kStep));
+  StoreSums(sums, group.biases);
+  for (int32_t& bias : group.biases) bias *= -128;
+  return Fma(LoadLanes(group.scales), ToFloat(sums), total);
 }
 
 template <ActivationForm kForm>
-HWY_INLINE void QuantizeRowAs(const float* x, size_t padded_cols, const Activations::CodeRow& row,
-                              const Activations::CodeRow& rest) {
+HWY_INLINE void QuantizeRowAs(const float* x, size_t cols, const CodeRow& row,
+                              const CodeRow& rest) {
   Lanes total = Splat(0.0f), rest_total = Splat(0.0f);
-  for (size_t c = 0; c < padded_cols; c += Activations::kGroupCols) {
-    const size_t steps = HWY_MIN(Activations::kGroupCols, padded_cols - c) / kStep;
-    HWY_ALIGN int32_t maxima[kLanes];
-    for (size_t i = c; i < c + kStep; i += HWY_MAX(kVecLanes, size_t{4})) {
-      QuantizeColumns<kForm>(x + c, steps, i - c, row.codes + c, rest.codes + c, maxima);
+  for (size_t c = 0; c < cols; c += Activations::kGroupCols) {
+    const size_t group_cols = HWY_MIN(Activations::kGroupCols, cols - c);
+    const size_t steps = (group_cols + kStep - 1) / kStep;
+    const float* values = x + c;
+    HWY_ALIGN float padded[Activations::kGroupCols];
+    if (group_cols % kStep != 0) {
+      memcpy(padded, values, group_cols * sizeof(float));
+      memset(padded + group_cols, 0, (steps * kStep - group_cols) * sizeof(float));
+      values = padded;
     }
-    float* scales = row.scales + c / Activations::kGroupCols * kLanes;
-    BlockScales(maxima, scales);
-    total = AddGroup(row, c, steps, total);
+    Activations::Group& group = row.groups[c / Activations::kGroupCols];
+    Activations::Group& rest_group = rest.groups[c / Activations::kGroupCols];
+    HWY_ALIGN int32_t maxima[kLanes];
+    for (size_t i = 0; i < kStep; i += HWY_MAX(kVecLanes, size_t{4})) {
+      QuantizeColumns<kForm>(values, steps, i, group.codes, rest_group.codes, maxima);
+    }
+    BlockScales(maxima, group.scales);
+    total = AddGroup(group, steps, total);
     if constexpr (kForm == ActivationForm::kInt16) {
-      float* rest_scales = rest.scales + c / Activations::kGroupCols * kLanes;
-      for (size_t l = 0; l < kLanes; ++l) rest_scales[l] = scales[l] * (1.0f / kRestSteps);
-      rest_total = AddGroup(rest, c, steps, rest_total);
+      for (size_t l = 0; l < kLanes; ++l) {
+        rest_group.scales[l] = group.scales[l] * (1.0f / kRestSteps);
+      }
+      rest_total = AddGroup(rest_group, steps, rest_total);
     }
   }
   *row.total = TreeSum(total);
@@ -141,12 +162,9 @@ HWY_INLINE void QuantizeRowAs(const float* x, size_t padded_cols, const Activati
 }
 
 // The codes of one row of activations; with kInt16 two of them.
-void QuantizeRow(const float* x, size_t padded_cols, const Activations::CodeRow& row,
-                 const Activations::CodeRow* rest) {
-  if (rest == nullptr) {
-    return QuantizeRowAs<ActivationForm::kInt8>(x, padded_cols, row, row);
-  }
-  QuantizeRowAs<ActivationForm::kInt16>(x, padded_cols, row, *rest);
+void QuantizeRow(const float* x, size_t cols, const CodeRow& row, const CodeRow* rest) {
+  if (rest == nullptr) return QuantizeRowAs<ActivationForm::kInt8>(x, cols, row, row);
+  QuantizeRowAs<ActivationForm::kInt16>(x, cols, row, *rest);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -163,28 +181,27 @@ void Activations::Resize(size_t tokens, size_t cols, ActivationForm form) {
   cols_ = cols;
   padded_cols_ = (cols + kStepCols - 1) / kStepCols * kStepCols;
   form_ = form;
-  values_.resize(tokens * row_stride());
-  codes_.resize(code_rows() * code_stride());
-  scales_.resize(code_rows() * group_stride());
-  biases_.resize(code_rows() * group_stride());
+  values_.resize(form == ActivationForm::kFloat ? tokens * row_stride() : 0);
+  codes_.resize(code_rows() * code_row_bytes());
   totals_.resize(code_rows());
 }
 
 void Activations::SetRow(size_t token, const float* x) {
-  float* to = values_.data() + token * row_stride();
-  memcpy(to, x, cols_ * sizeof(float));
-  memset(to + cols_, 0, (padded_cols_ - cols_) * sizeof(float));
-  const auto code_row = [&](size_t i) {
-    return CodeRow{codes_.data() + i * code_stride(), scales_.data() + i * group_stride(),
-                   biases_.data() + i * group_stride(), &totals_[i]};
-  };
-  if (form_ == ActivationForm::kFloat) return;
-  const Activations::CodeRow row = code_row(token);
-  if (form_ == ActivationForm::kInt8) {
-    return HWY_DYNAMIC_DISPATCH(QuantizeRow)(to, padded_cols_, row, nullptr);
+  if (form_ == ActivationForm::kFloat) {
+    float* to = values_.data() + token * row_stride();
+    memcpy(to, x, cols_ * sizeof(float));
+    memset(to + cols_, 0, (padded_cols_ - cols_) * sizeof(float));
+    return;
   }
-  const Activations::CodeRow rest = code_row(tokens_ + token);
-  HWY_DYNAMIC_DISPATCH(QuantizeRow)(to, padded_cols_, row, &rest);
+  const auto written = [&](size_t i) {
+    return CodeRow{reinterpret_cast<Group*>(codes_.data() + i * code_row_bytes()), &totals_[i]};
+  };
+  const CodeRow row = written(token);
+  if (form_ == ActivationForm::kInt8) {
+    return HWY_DYNAMIC_DISPATCH(QuantizeRow)(x, cols_, row, nullptr);
+  }
+  const CodeRow rest = written(tokens_ + token);
+  HWY_DYNAMIC_DISPATCH(QuantizeRow)(x, cols_, row, &rest);
 }
 
 void Activations::Assign(const float* x, size_t tokens, size_t cols, size_t stride,

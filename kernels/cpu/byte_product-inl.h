@@ -206,6 +206,12 @@ struct DecodedRows {
   };
   const uint8_t* bytes;
   size_t first;
+  size_t tile_bytes;  // from one tile of R rows to the next
+
+  // The R rows from `row` on, a multiple of R.
+  HWY_INLINE DecodedRows Tile(size_t row) const {
+    return {bytes + row / R * tile_bytes, first, tile_bytes};
+  }
   HWY_INLINE GroupRows Group(size_t group) const {
     return {bytes + (group - first) * kGroupSteps * R * kStep};
   }
@@ -216,6 +222,8 @@ template <bool kOperands>
 struct StoredRows {
   const uint8_t* bytes;
   size_t stride;
+  // The rows from `row` on.
+  HWY_INLINE StoredRows Tile(size_t row) const { return {bytes + row * stride, stride}; }
   HWY_INLINE StoredRows Group(size_t group) const {
     return {bytes + group * kGroupSteps * kStep, stride};
   }
@@ -227,32 +235,26 @@ struct StoredRows {
 using OperandRows = StoredRows<true>;
 using ByteRows = StoredRows<false>;
 
-// What ByteTile reads of T activation rows.
+// T rows of codes.
 template <size_t T>
 struct TokenTile {
-  const int8_t* codes[T];
-  const float* scales[T];
-  const int32_t* biases[T];
-};
+  const Activations::Group* rows[T];
 
-template <size_t T>
-HWY_INLINE TokenTile<T> MakeTokenTile(const Activations& x, size_t first) {
-  TokenTile<T> tile = {{x.codes(first)}, {x.scales(first)}, {x.biases(first)}};
+  HWY_INLINE TokenTile(const Activations& x, size_t first) {
 #pragma GCC unroll 8
-  for (size_t t = 1; t < T; ++t) {
-    tile.codes[t] = tile.codes[t - 1] + x.code_stride();
-    tile.scales[t] = tile.scales[t - 1] + x.group_stride();
-    tile.biases[t] = tile.biases[t - 1] + x.group_stride();
+    for (size_t t = 0; t < T; ++t) rows[t] = x.code_row(first + t);
   }
-  return tile;
-}
+  HWY_INLINE Bytes64 Step(size_t t, size_t group, size_t step_of_group) const {
+    return LoadBytes(rows[t][group].codes + step_of_group * kStep);
+  }
+};
 
 // What the accumulators of a group start from.
 template <size_t R, size_t T>
 HWY_INLINE void StartBlocks(const TokenTile<T>& x, size_t group, Sums16 (&blocks)[R][T]) {
 #pragma GCC unroll 8
   for (size_t t = 0; t < T; ++t) {
-    const Sums16 start = StartSums(x.biases[t] + group * kLanes);
+    const Sums16 start = StartSums(x.rows[t][group].biases);
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r) blocks[r][t] = start;
   }
@@ -264,7 +266,7 @@ HWY_INLINE void AddBlocks(const TokenTile<T>& x, size_t group, const Sums16 (&bl
                           Lanes (&sums)[R][T]) {
 #pragma GCC unroll 8
   for (size_t t = 0; t < T; ++t) {
-    const Lanes scale = LoadLanes(x.scales[t] + group * kLanes);
+    const Lanes scale = LoadLanes(x.rows[t][group].scales);
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r) sums[r][t] = Fma(ToFloat(blocks[r][t]), scale, sums[r][t]);
   }
@@ -281,7 +283,7 @@ HWY_INLINE void ByteGroup(const Source& rows, const TokenTile<T>& x, size_t grou
     Bytes64 tokens[T];
 #pragma GCC unroll 8
     for (size_t t = 0; t < T; ++t) {
-      tokens[t] = LoadBytes(x.codes[t] + (group * kGroupSteps + s) * kStep);
+      tokens[t] = x.Step(t, group, s);
       if constexpr (R > 1) KeepInRegister(tokens[t]);
     }
 #pragma GCC unroll 8

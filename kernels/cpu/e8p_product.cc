@@ -292,7 +292,7 @@ HWY_INLINE void MultiplyRowsOnce(const E8pView& view, const TokenTile<1>& x, siz
                          if constexpr (kBits > 2) StartBlocks(x, index, second_blocks);
 #pragma GCC unroll 4
                          for (size_t s = begin; s < end; ++s) {
-                           const Bytes64 a = LoadBytes(x.codes[0] + (step + s) * kStep);
+                           const Bytes64 a = x.Step(0, index, s - begin);
                            blocks[0][0] = Dot(blocks[0][0], chunk.first.Step(s), a);
                            if constexpr (kBits > 2) {
                              second_blocks[0][0] =
@@ -340,7 +340,7 @@ HWY_NOINLINE void MultiplyRows(const E8pView& view, const Activations& x, const 
     DecodeRow<kBits>(view, row + r, steps, first + r * stride, second + r * stride);
   }
   ForTokenTiles(range.tokens, [&]<size_t T>(size_t t) HWY_ATTR {
-    const TokenTile<T> tokens = MakeTokenTile<T>(x, range.first_token + t);
+    const TokenTile<T> tokens(x, range.first_token + t);
     float sums[T][R], second_sums[T][R] = {};
     StageSums<R, T>(first, stride, tokens, steps, sums);
     if constexpr (kBits > 2) StageSums<R, T>(second, stride, tokens, steps, second_sums);
@@ -354,7 +354,7 @@ HWY_INLINE void MultiplyBits(const E8pView& view, const Activations& x, const Pr
   size_t row = range.row_begin;
 #if HWY_TARGET == HWY_AVX3_DL
   if (range.tokens == 1) {
-    const TokenTile<1> token = MakeTokenTile<1>(x, range.first_token);
+    const TokenTile<1> token(x, range.first_token);
     const size_t steps = x.padded_cols() / kStep;
     for (; row + 4 <= range.row_end; row += 4) {
       MultiplyRowsOnce<kBits, 4>(view, token, steps, range, row);

@@ -14,29 +14,45 @@ QUANTLOOM_BEFORE_NAMESPACE();
 namespace quantloom::cpu {
 namespace HWY_NAMESPACE {
 
-// Where the outputs of row of codes i are, from those of the range's first row.
-HWY_INLINE ptrdiff_t TokenOffset(const Activations& x, const ProductRange& range, size_t i) {
-  return (static_cast<ptrdiff_t>(x.token_of(i)) -
-          static_cast<ptrdiff_t>(x.token_of(range.first_token))) *
-         static_cast<ptrdiff_t>(range.stride);
-}
+// T rows of codes, from `token` of the range's on (whose tokens are rows of codes): what products
+// read of them, and where their outputs go.
+template <size_t T>
+struct CodeTile {
+  HWY_INLINE CodeTile(const Activations& x, const ProductRange& range, size_t token)
+      : input(x, range.first_token + token) {
+    const auto first = static_cast<ptrdiff_t>(x.token_of(range.first_token));
+#pragma GCC unroll 8
+    for (size_t t = 0; t < T; ++t) {
+      const size_t i = range.first_token + token + t;
+      totals[t] = x.total(i);
+      y[t] = range.y +
+             (static_cast<ptrdiff_t>(x.token_of(i)) - first) * static_cast<ptrdiff_t>(range.stride);
+      adds[t] = i >= x.tokens();
+    }
+  }
 
-// Scales a tile's sums and writes them; adds them to what is there for rows of codes that have what
-// others left. The range's tokens are rows of codes.
+  TokenTile<T> input;
+  float totals[T];
+  float* y[T];   // of row 0
+  bool adds[T];  // what other codes of the token left: added to their products
+};
+
+// Scales a tile's sums and writes them.
 template <size_t R, size_t T>
-HWY_INLINE void StoreTile(const IcquantView& view, const Activations& x, const ProductRange& range,
-                          size_t row, size_t token, const float (&sums)[T][R]) {
+HWY_INLINE void StoreTile(const IcquantView& view, const CodeTile<T>& tile, size_t row,
+                          const float (&sums)[T][R]) {
   const hn::CappedTag<float, R> d;
+  const float* const scales = view.scales + row;
+  const float* const offsets = view.offsets == nullptr ? nullptr : view.offsets + row;
+#pragma GCC unroll 8
   for (size_t r = 0; r < R; r += hn::MaxLanes(d)) {
-    const auto scale = hn::LoadU(d, view.scales + row + r);
+    const auto scale = hn::LoadU(d, scales + r);
+#pragma GCC unroll 8
     for (size_t t = 0; t < T; ++t) {
       auto y = hn::Mul(scale, hn::LoadU(d, sums[t] + r));
-      const size_t i = range.first_token + token + t;
-      if (view.offsets != nullptr) {
-        y = Fma(hn::LoadU(d, view.offsets + row + r), hn::Set(d, x.total(i)), y);
-      }
-      float* const to = range.y + TokenOffset(x, range, i) + row + r;
-      if (i >= x.tokens()) y = hn::Add(hn::LoadU(d, to), y);
+      if (offsets != nullptr) y = Fma(hn::LoadU(d, offsets + r), hn::Set(d, tile.totals[t]), y);
+      float* const to = tile.y[t] + row + r;
+      if (tile.adds[t]) y = hn::Add(hn::LoadU(d, to), y);
       hn::StoreU(y, d, to);
     }
   }
@@ -62,12 +78,11 @@ struct StreamChunk {
 template <int kAt, int kBits, bool kOutliers, size_t T>
 HWY_INLINE void MultiplyStep(const Chunk<kBits, kOutliers>& row,
                              const LevelTable<kBits + kOutliers>& levels, const TokenTile<T>& x,
-                             size_t chunk, Sums16 (&blocks)[1][T]) {
+                             size_t group, Sums16 (&blocks)[1][T]) {
   const Bytes64 weights = LookUp(levels, row.template Indices<kAt>());
 #pragma GCC unroll 8
   for (size_t t = 0; t < T; ++t) {
-    const Bytes64 token = LoadBytes(x.codes[t] + (chunk * kChunkSteps + kAt) * kStep);
-    blocks[0][t] = Dot(blocks[0][t], weights, token);
+    blocks[0][t] = Dot(blocks[0][t], weights, x.Step(t, group, kAt % kGroupSteps));
   }
 }
 
@@ -79,10 +94,10 @@ HWY_INLINE void MultiplyHalf(const Chunk<kBits, kOutliers>& row,
   Sums16 blocks[1][T];
   const size_t group = 2 * chunk + kHalf;
   StartBlocks(x, group, blocks);
-  MultiplyStep<4 * kHalf>(row, levels, x, chunk, blocks);
-  MultiplyStep<4 * kHalf + 1>(row, levels, x, chunk, blocks);
-  MultiplyStep<4 * kHalf + 2>(row, levels, x, chunk, blocks);
-  MultiplyStep<4 * kHalf + 3>(row, levels, x, chunk, blocks);
+  MultiplyStep<4 * kHalf>(row, levels, x, group, blocks);
+  MultiplyStep<4 * kHalf + 1>(row, levels, x, group, blocks);
+  MultiplyStep<4 * kHalf + 2>(row, levels, x, group, blocks);
+  MultiplyStep<4 * kHalf + 3>(row, levels, x, group, blocks);
   AddBlocks(x, group, blocks, sums);
 }
 
@@ -157,14 +172,14 @@ class StreamRows {
 template <int kBits, bool kOutliers, size_t kRows, size_t T>
 HWY_INLINE size_t MultiplyRows(const IcquantView& view, const Activations& x,
                                const ProductRange& range, size_t row, size_t token) {
-  const TokenTile<T> tile = MakeTokenTile<T>(x, range.first_token + token);
-  StreamRows<kBits, kOutliers, T> stream(view, tile, row);
+  const CodeTile<T> tile(x, range, token);
+  StreamRows<kBits, kOutliers, T> stream(view, tile.input, row);
   for (; row + kRows <= range.row_end; row += kRows) {
     Lanes lanes[kRows][T];
     for (size_t r = 0; r < kRows; ++r) stream.Next(lanes[r]);
     float sums[T][kRows];
     ReduceTile<kRows, T>(lanes, sums);
-    StoreTile<kRows, T>(view, x, range, row, token, sums);
+    StoreTile<kRows, T>(view, tile, row, sums);
   }
   return row;
 }
@@ -201,15 +216,39 @@ HWY_INLINE void MultiplyFewTokens(const IcquantView& view, const Activations& x,
 //   cvt            12   pipes 2, 3
 //   vector loads   34   one a cycle: 16 of weights, 12 of codes, 3 of scales, 3 of biases
 // 60 cycles at least, 80 % of the int8 peak; 62.5 to 64 measured from the first two caches (Zen 4),
-// 76 % of the peak. Longer tiles (8 x 3, 6 x 4) with their lanes in memory take 80 cycles for as
-// much. For 8 tokens decoding is another 28 % of the time, since it is shared by few.
+// 76 % of the peak. Zen 5 executes two of each a cycle: 30 at least, 32 measured in the loop over
+// groups, and then what surrounds it counts: with the sums' way out (about 45 cycles a tile), the
+// decoding (7 % for 64 tokens) and whatever the second cache makes it wait, 62 % of the peak.
+// Longer tiles (8 x 3, 6 x 4) with their lanes in memory are no faster on either. For 8 tokens
+// decoding is another quarter of the time, since it is shared by few.
 
-// Columns of a block: 4 decoded rows of 2048 columns are 8 KB, 3 tokens with their scales and
-// biases 9 KB. Whole chunks of a stream.
+// Columns of a block: 3 tokens of 2048 columns with their scales and biases are 9 KB. Whole chunks
+// of a stream.
 constexpr size_t kBlockSteps = 32;
 static_assert(kBlockSteps % kChunkSteps == 0);
 // The last one may be half as large again: a small one would cost as much as it saves.
 constexpr size_t kMaxBlockSteps = kBlockSteps * 3 / 2;
+
+// Row tiles of a block, which share an activation tile's way from the second cache to the first:
+// two of 2048 columns are 16 KB, four of 1536 or less 24 KB at most.
+constexpr size_t kWideTiles = 2, kNarrowTiles = 4;
+constexpr size_t kNarrowSteps = 24;
+constexpr size_t kScratchRowBytes = kWideTiles * kByteRows * kMaxBlockSteps * kStep;
+static_assert(kNarrowTiles * kNarrowSteps <= kWideTiles * kMaxBlockSteps);
+
+// body.operator()<R>(row, tiles) for blocks of `tiles` tiles of R rows, from `row` on, that make
+// the range.
+template <class Body>
+HWY_INLINE void ForRowBlocks(const ProductRange& range, size_t steps, const Body& body) {
+  const size_t most = steps <= kNarrowSteps ? kNarrowTiles : kWideTiles;
+  size_t row = range.row_begin;
+  while (row + kByteRows <= range.row_end) {
+    const size_t tiles = HWY_MIN(most, (range.row_end - row) / kByteRows);
+    body.template operator()<kByteRows>(row, tiles);
+    row += tiles * kByteRows;
+  }
+  for (; row < range.row_end; ++row) body.template operator()<1>(row, 1);
+}
 
 // body(block) for blocks in ascending order that make rows of `steps` steps.
 template <class Body>
@@ -243,26 +282,41 @@ class Prefetch {
   size_t portion_;  // a multiple of kLine
 };
 
-// A block of R rows times all tokens. `lanes` keeps the sums between blocks, [tokens, R, 16 lanes].
-template <size_t R, class Source>
-HWY_NOINLINE void MultiplyBlock(const IcquantView& view, const Activations& x,
-                                const ProductRange& range, size_t row, const Source& rows,
-                                const ColumnBlock& block, Prefetch prefetch, float* lanes) {
-  ForTokenTiles(range.tokens, [&]<size_t T>(size_t t) HWY_ATTR {
-    prefetch.Next();
-    float* const kept = lanes + t * R * kLanes;
+// `tiles` tiles of R rows, from `row` on, times T rows of codes. `kept` keeps the sums between
+// blocks, [tiles, R, T, 16 lanes].
+template <size_t R, size_t T, class Source>
+HWY_NOINLINE void MultiplyTiles(const IcquantView& view, const Activations& x,
+                                const ProductRange& range, const Source rows, size_t row,
+                                size_t tiles, size_t token, const ColumnBlock block, float* kept) {
+  const CodeTile<T> tokens(x, range, token);
+  const bool last = block.end == view.steps;
+  for (size_t i = 0; i < tiles; ++i, row += R, kept += R * T * kLanes) {
     Lanes tile[R][T];
     if (block.first == 0) {
       ZeroTile(tile);
     } else {
       LoadTile(kept, tile);
     }
-    ByteGroups<R, T>(rows, MakeTokenTile<T>(x, range.first_token + t), block.first / kGroupSteps,
-                     block.end, tile);
-    if (block.end < view.steps) return KeepTile(tile, kept);
-    float sums[T][R];
-    ReduceTile<R, T>(tile, sums);
-    StoreTile<R, T>(view, x, range, row, t, sums);
+    ByteGroups<R, T>(rows.Tile(i * R), tokens.input, block.first / kGroupSteps, block.end, tile);
+    if (last) {
+      float sums[T][R];
+      ReduceTile<R, T>(tile, sums);
+      StoreTile<R, T>(view, tokens, row, sums);
+    } else {
+      KeepTile(tile, kept);
+    }
+  }
+}
+
+// The same times all tokens. `lanes` keeps the sums between blocks, [tokens, tiles, R, 16 lanes].
+template <size_t R, class Source>
+HWY_NOINLINE void MultiplyBlock(const IcquantView& view, const Activations& x,
+                                const ProductRange& range, size_t row, size_t tiles,
+                                const Source& rows, const ColumnBlock& block, Prefetch prefetch,
+                                float* lanes) {
+  ForTokenTiles(range.tokens, [&]<size_t T>(size_t t) HWY_ATTR {
+    prefetch.Next();
+    MultiplyTiles<R, T>(view, x, range, rows, row, tiles, t, block, lanes + t * tiles * R * kLanes);
   });
 }
 
@@ -311,25 +365,30 @@ HWY_INLINE void DecodeSteps(const LevelTable<kBits + kOutliers> (&levels)[R], si
 
 // What products of several tokens keep in memory.
 struct Scratch {
-  uint8_t* rows;  // [steps of a block, rows of a tile, 64]
-  float* lanes;   // [tokens, rows of a tile, 16]
+  uint8_t* rows;  // [tiles, steps of a block, rows of a tile, 64]
+  float* lanes;   // [tokens, rows of a block, 16]
 };
 
 template <int kBits, bool kOutliers, size_t R>
 HWY_INLINE void MultiplyDecoded(const IcquantView& view, const Activations& x,
-                                const ProductRange& range, size_t row, const Scratch& scratch) {
-  const uint8_t* from[R];
-  LevelTable<kBits + kOutliers> levels[R];
-  for (size_t r = 0; r < R; ++r) {
-    from[r] = view.stream->row(row + r);
-    levels[r] = LoadLevels<kBits + kOutliers>(view.matrix->centroids(row + r));
+                                const ProductRange& range, size_t row, size_t tiles,
+                                const Scratch& scratch) {
+  const uint8_t* from[kNarrowTiles][R];
+  LevelTable<kBits + kOutliers> levels[kNarrowTiles][R];
+  for (size_t r = 0; r < tiles * R; ++r) {
+    from[r / R][r % R] = view.stream->row(row + r);
+    levels[r / R][r % R] = LoadLevels<kBits + kOutliers>(view.matrix->centroids(row + r));
   }
-  const uint8_t* const next = view.stream->row(row + R);
-  const uint8_t* const next_end = next + (next - from[0]);
+  const uint8_t* const next = view.stream->row(row + tiles * R);
+  const uint8_t* const next_end = next + (next - view.stream->row(row));
   ForColumnBlocks(view.steps, [&](const ColumnBlock& block) HWY_ATTR {
-    DecodeSteps<kBits, kOutliers, R>(levels, block.end - block.first, from, scratch.rows);
-    const DecodedRows<R> rows = {scratch.rows, block.first / kGroupSteps};
-    MultiplyBlock<R>(view, x, range, row, rows, block,
+    const size_t steps = block.end - block.first;
+    for (size_t i = 0; i < tiles; ++i) {
+      DecodeSteps<kBits, kOutliers, R>(levels[i], steps, from[i],
+                                       scratch.rows + i * steps * R * kStep);
+    }
+    const DecodedRows<R> rows = {scratch.rows, block.first / kGroupSteps, steps * R * kStep};
+    MultiplyBlock<R>(view, x, range, row, tiles, rows, block,
                      PrefetchDuring(block, view.steps, range.tokens, next, next_end),
                      scratch.lanes);
   });
@@ -339,25 +398,21 @@ template <int kBits, bool kOutliers>
 void MultiplyBits(const IcquantView& view, const Activations& x, const ProductRange& range,
                   const Scratch& scratch) {
   if (range.tokens <= kStreamTokens) return MultiplyFewTokens<kBits, kOutliers>(view, x, range);
-  size_t row = range.row_begin;
-  for (; row + kByteRows <= range.row_end; row += kByteRows) {
-    MultiplyDecoded<kBits, kOutliers, kByteRows>(view, x, range, row, scratch);
-  }
-  for (; row < range.row_end; ++row) {
-    MultiplyDecoded<kBits, kOutliers, 1>(view, x, range, row, scratch);
-  }
+  ForRowBlocks(range, view.steps, [&]<size_t R>(size_t row, size_t tiles) HWY_ATTR {
+    MultiplyDecoded<kBits, kOutliers, R>(view, x, range, row, tiles, scratch);
+  });
 }
 
 // --- Eight bits: the stored codes are the weights.
 
 template <size_t R>
 HWY_INLINE void MultiplyBytes(const IcquantView& view, const Activations& x,
-                              const ProductRange& range, size_t row, float* lanes) {
+                              const ProductRange& range, size_t row, size_t tiles, float* lanes) {
   const ByteRows rows = {view.codes + row * view.code_stride, view.code_stride};
-  const uint8_t* const next = rows.bytes + R * rows.stride;
-  const uint8_t* const next_end = next + R * rows.stride;
+  const uint8_t* const next = rows.Tile(tiles * R).bytes;
+  const uint8_t* const next_end = rows.Tile(2 * tiles * R).bytes;
   ForColumnBlocks(view.steps, [&](const ColumnBlock& block) HWY_ATTR {
-    MultiplyBlock<R>(view, x, range, row, rows, block,
+    MultiplyBlock<R>(view, x, range, row, tiles, rows, block,
                      PrefetchDuring(block, view.steps, range.tokens, next, next_end), lanes);
   });
 }
@@ -366,7 +421,7 @@ HWY_INLINE void MultiplyBytes(const IcquantView& view, const Activations& x,
 template <size_t T>
 HWY_NOINLINE void MultiplyBytesOnce(const IcquantView& view, const Activations& x,
                                     const ProductRange& range, float* lanes) {
-  const TokenTile<T> tile = MakeTokenTile<T>(x, range.first_token);
+  const CodeTile<T> tile(x, range, 0);
   constexpr size_t kRows = 4;
   size_t row = range.row_begin;
   for (; row + kRows <= range.row_end; row += kRows) {
@@ -375,35 +430,32 @@ HWY_NOINLINE void MultiplyBytesOnce(const IcquantView& view, const Activations& 
       const ByteRows weights = {view.codes + (row + r) * view.code_stride, view.code_stride};
       Lanes of_row[1][T];
       ZeroTile(of_row);
-      ByteGroups<1, T>(weights, tile, 0, view.steps, of_row);
+      ByteGroups<1, T>(weights, tile.input, 0, view.steps, of_row);
       for (size_t t = 0; t < T; ++t) of_rows[r][t] = of_row[0][t];
     }
     float sums[T][kRows];
     ReduceTile<kRows, T>(of_rows, sums);
-    StoreTile<kRows, T>(view, x, range, row, 0, sums);
+    StoreTile<kRows, T>(view, tile, row, sums);
   }
-  for (; row < range.row_end; ++row) MultiplyBytes<1>(view, x, range, row, lanes);
+  for (; row < range.row_end; ++row) MultiplyBytes<1>(view, x, range, row, 1, lanes);
 }
 
 void MultiplyEight(const IcquantView& view, const Activations& x, const ProductRange& range,
                    float* lanes) {
   if (range.tokens == 1) return MultiplyBytesOnce<1>(view, x, range, lanes);
   if (range.tokens == 2) return MultiplyBytesOnce<2>(view, x, range, lanes);
-  size_t row = range.row_begin;
-  for (; row + kByteRows <= range.row_end; row += kByteRows) {
-    MultiplyBytes<kByteRows>(view, x, range, row, lanes);
-  }
-  for (; row < range.row_end; ++row) MultiplyBytes<1>(view, x, range, row, lanes);
+  ForRowBlocks(range, view.steps, [&]<size_t R>(size_t row, size_t tiles) HWY_ATTR {
+    MultiplyBytes<R>(view, x, range, row, tiles, lanes);
+  });
 }
 
 size_t ScratchBytes(size_t tokens) {
-  return kByteRows * (kMaxBlockSteps * kStep + tokens * kLanes * sizeof(float));
+  return kScratchRowBytes + tokens * kNarrowTiles * kByteRows * kLanes * sizeof(float);
 }
 
 void MultiplyInteger(const IcquantView& view, const Activations& x, const ProductRange& range,
                      uint8_t* memory) {
-  const Scratch scratch = {memory,
-                           reinterpret_cast<float*>(memory + kByteRows * kMaxBlockSteps * kStep)};
+  const Scratch scratch = {memory, reinterpret_cast<float*>(memory + kScratchRowBytes)};
   const bool outliers = view.matrix->has_outliers();
   switch (view.matrix->code_bits()) {
     case 1:

@@ -33,7 +33,7 @@
 
 namespace quantloom::cpu {
 
-// The form in which products read activations; every form has what those before it have.
+// The form in which products read activations; kInt16 has what kInt8 has.
 enum class ActivationForm : uint8_t {
   kFloat,  // fp32
   kInt8,   // int8 codes with one fp32 scale for 16 columns
@@ -48,14 +48,23 @@ class Activations {
   static constexpr size_t kStepCols = 64;    // columns of one step of the integer form
   static constexpr size_t kGroupCols = 256;  // columns whose products share int32 accumulators
 
-  // Takes a copy of x [tokens, cols] (row stride `stride` floats), and makes its codes where `form`
-  // has them. A block with an infinite or NaN value gets NaN scales: its products are NaN.
-  // The same as Resize, then SetRow of every row.
+  // What integer products read of 256 columns of a row of codes, a unit so that a row is one stream
+  // of memory.
+  struct alignas(64) Group {
+    int8_t codes[kGroupCols];
+    float scales[16];  // of the blocks, by lane
+    // -128 * (sum of the block's codes): what an accumulator starts from where weights are biased
+    // by 128 to be unsigned bytes.
+    int32_t biases[16];
+  };
+
+  // Takes a copy of x [tokens, cols] (row stride `stride` floats), or in the integer forms its
+  // codes alone. A block with an infinite or NaN value gets NaN scales: its products are NaN. The
+  // same as Resize, then SetRow of every row.
   void Assign(const float* x, size_t tokens, size_t cols, size_t stride, ActivationForm form);
 
   // In two steps, for preparing many rows from several threads: Resize makes room (contents are
-  // then unspecified); SetRow, on distinct rows from any threads, takes a copy of one row's cols()
-  // values, and makes its codes.
+  // then unspecified); SetRow, on distinct rows from any threads, takes one row's cols() values.
   void Resize(size_t tokens, size_t cols, ActivationForm form);
   void SetRow(size_t token, const float* x);
 
@@ -64,41 +73,29 @@ class Activations {
   size_t padded_cols() const { return padded_cols_; }  // cols rounded up to 64; the padding is zero
   size_t groups() const { return (padded_cols_ + kGroupCols - 1) / kGroupCols; }
   ActivationForm form() const { return form_; }
+  // In the float form: padded_cols() values.
   const float* row(size_t token) const { return values_.data() + token * row_stride(); }
   size_t row_stride() const { return SpreadStride<float>(padded_cols_); }
   // Rows of codes: one for each token, then in kInt16 another one for each.
   size_t code_rows() const { return static_cast<size_t>(form_) * tokens_; }
-  // For i < tokens() round(x / scale) in [-127, 127], scale = max|x| / 127 of the block. Row
-  // tokens() + t is what row t leaves: scales are 1/254 of its scales, so that codes lie in
-  // [-127, 127] again, and x is the sum of both rows' scale * code but for 1/508 of scale(t).
   size_t token_of(size_t i) const { return i < tokens_ ? i : i - tokens_; }
-  const int8_t* codes(size_t i) const { return codes_.data() + i * code_stride(); }
-  // Scales of the blocks, [groups, 16 lanes] a row.
-  const float* scales(size_t i) const { return scales_.data() + i * group_stride(); }
-  // -128 * (sum of the block's codes), [groups, 16 lanes] a row: what an accumulator starts from
-  // where weights are biased by 128 to be unsigned bytes.
-  const int32_t* biases(size_t i) const { return biases_.data() + i * group_stride(); }
-  // Elements from one row of codes to the next, and of scales or biases.
-  size_t code_stride() const { return SpreadStride<int8_t>(padded_cols_); }
-  size_t group_stride() const { return SpreadStride<float>(groups() * 16); }
+  // Row of codes i, [groups()]. For i < tokens() codes are round(x / scale) in [-127, 127], scale =
+  // max|x| / 127 of the block. Row tokens() + t is what row t leaves: scales are 1/254 of its
+  // scales, so that codes lie in [-127, 127] again, and x is the sum of both rows' scale * code but
+  // for 1/508 of row t's scale. Codes of the last group are defined up to padded_cols().
+  const Group* code_row(size_t i) const {
+    return reinterpret_cast<const Group*>(codes_.data() + i * code_row_bytes());
+  }
+  // From one row of codes to the next.
+  size_t code_row_bytes() const { return SpreadStride<uint8_t>(groups() * sizeof(Group)); }
   // sum over columns of scale * code: what a row's offset is multiplied with.
   float total(size_t i) const { return totals_[i]; }
-
-  // Where a row of codes is written.
-  struct CodeRow {
-    int8_t* codes;
-    float* scales;
-    int32_t* biases;
-    float* total;
-  };
 
  private:
   size_t tokens_ = 0, cols_ = 0, padded_cols_ = 0;
   ActivationForm form_ = ActivationForm::kFloat;
   AlignedVector<float> values_;
-  AlignedVector<int8_t> codes_;
-  AlignedVector<float> scales_;
-  AlignedVector<int32_t> biases_;
+  AlignedVector<uint8_t> codes_;  // [code_rows, code_row_bytes]
   std::vector<float> totals_;
 };
 

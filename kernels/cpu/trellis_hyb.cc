@@ -165,8 +165,9 @@ struct HybProduct {
       for (size_t i = 0; i < steps * kStepBytes; i += 64) {
         __builtin_prefetch(from + kPrefetchBytes + i);
       }
-      const HybGroup activations(x.codes[0] + step * kStep, steps);
-      const Lanes scale = LoadLanes(x.scales[0] + step / kGroupSteps * kLanes);
+      const Activations::Group& group = x.rows[0][step / kGroupSteps];
+      const HybGroup activations(group.codes, steps);
+      const Lanes scale = LoadLanes(group.scales);
       const auto multiply = [&]<bool kLast>(size_t row) HWY_ATTR {
         const Sums16 block = MultiplyRow<kHalfBits, kLast>(from, row, activations, steps);
         float* const lanes = sums.lanes[row];

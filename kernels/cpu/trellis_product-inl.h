@@ -141,7 +141,7 @@ HWY_NOINLINE void MultiplyGroup(const uint8_t* bits, size_t first_row, const Tok
                                 size_t group, size_t steps, TileSums& sums) {
   constexpr size_t kRowBytes = kStepTiles * kHalfBits;
   Sums16 blocks[R];
-  const Sums16 start = Code::Start(x.biases[0] + group * kLanes);
+  const Sums16 start = Code::Start(x.rows[0][group].biases);
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r) blocks[r] = start;
   for (size_t s = 0; s < steps; ++s) {
@@ -160,7 +160,7 @@ HWY_NOINLINE void MultiplyGroup(const uint8_t* bits, size_t first_row, const Tok
     const uint8_t* const last = first + (R - 1) * kRowBytes;
     rows[R - 1] =
         RowBits<kHalfBits>::template Load<kLast>(last, kLast ? step_bits : last + kRowBytes);
-    const Bytes64 codes = LoadBytes(x.codes[0] + step * kStep);
+    const Bytes64 codes = x.Step(0, group, s);
     const auto multiply = [&]<size_t kColumn>() HWY_ATTR {
       const Bytes64 activations = Code::template Spread<kColumn>(codes);
 #pragma GCC unroll 8
@@ -174,7 +174,7 @@ HWY_NOINLINE void MultiplyGroup(const uint8_t* bits, size_t first_row, const Tok
     multiply.template operator()<2>();
     if constexpr (Code::kStateColumns == 1) multiply.template operator()<3>();
   }
-  const Lanes scale = LoadLanes(x.scales[0] + group * kLanes);
+  const Lanes scale = LoadLanes(x.rows[0][group].scales);
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r) {
     float* const lanes = sums.lanes[first_row + r];
@@ -219,7 +219,7 @@ HWY_INLINE void WordTile(const int32_t* words, size_t stride, const TokenTile<T>
       Bytes64 low[T], high[T];
 #pragma GCC unroll 8
       for (size_t t = 0; t < T; ++t) {
-        const Bytes64 codes = LoadBytes(x.codes[t] + step * kStep);
+        const Bytes64 codes = x.Step(t, first / kGroupSteps, step - first);
         low[t] = SpreadWords<0, 1>(codes);
         high[t] = SpreadWords<2, 3>(codes);
       }
@@ -251,7 +251,7 @@ inline HWY_NOINLINE void MultiplyPanel(const TrellisView& view, const TrellisPan
     ForTokenTiles(range.tokens, [&]<size_t T>(size_t t) HWY_ATTR {
       float sums[T][kByteRows];
       WordTile<kByteRows, T>(panel.words + r * panel.stride, panel.stride,
-                             MakeTokenTile<T>(x, range.first_token + t), view.steps, sums);
+                             TokenTile<T>(x, range.first_token + t), view.steps, sums);
       for (size_t i = 0; i < T; ++i) {
         float* const y = range.y + (t + i) * range.stride;
         for (size_t to = begin; to < end; ++to) y[to] = view.scales[to] * sums[i][to - row - r];
@@ -324,7 +324,7 @@ void MultiplyOnce(const TrellisView& view, const Activations& x, const ProductRa
   for (float* const lanes : sums.lanes) StoreLanes(Splat(0.0f), lanes);
   const uint8_t* const bits = view.bits + row_tile * view.steps * TrellisView::StepBytes(kHalfBits);
   Tiled::template MultiplyTile<kHalfBits>(bits, view.steps,
-                                          MakeTokenTile<1>(x, range.first_token + token), sums);
+                                          TokenTile<1>(x, range.first_token + token), sums);
   const size_t first = row_tile * kTileRows;
   float tile[kTileRows];
   for (size_t r = 0; r < kTileRows; r += 4) {

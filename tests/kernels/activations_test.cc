@@ -15,6 +15,28 @@ namespace {
 // The block that column c belongs to: group c / 256, lane (c % 64) / 4.
 size_t BlockOf(size_t c) { return c / 256 * 16 + c % 64 / 4; }
 
+int8_t CodeOf(const Activations& a, size_t row, size_t c) {
+  return a.code_row(row)[c / 256].codes[c % 256];
+}
+float ScaleOf(const Activations& a, size_t row, size_t block) {
+  return a.code_row(row)[block / 16].scales[block % 16];
+}
+int32_t BiasOf(const Activations& a, size_t row, size_t block) {
+  return a.code_row(row)[block / 16].biases[block % 16];
+}
+
+TEST(Activations, TheFloatFormIsACopyWithZerosBehind) {
+  const size_t tokens = 2, cols = 70, stride = 75;
+  const std::vector<float> x = RandomFloats(tokens * stride, 3);
+  Activations a;
+  a.Assign(x.data(), tokens, cols, stride, ActivationForm::kFloat);
+  for (size_t t = 0; t < tokens; ++t) {
+    for (size_t c = 0; c < a.padded_cols(); ++c) {
+      EXPECT_EQ(a.row(t)[c], c < cols ? x[t * stride + c] : 0.0f);
+    }
+  }
+}
+
 TEST(Activations, CodesAreRoundedQuotientsOfTheBlocksMaximum) {
   for (size_t cols : {1, 3, 64, 65, 255, 256, 257, 576, 1000}) {
     const size_t tokens = 3, stride = cols + 5;
@@ -31,17 +53,16 @@ TEST(Activations, CodesAreRoundedQuotientsOfTheBlocksMaximum) {
         }
         double total = 0;
         for (size_t c = 0; c < a.padded_cols(); ++c) {
-          const float scale = a.scales(t)[BlockOf(c)];
+          const float scale = ScaleOf(a, t, BlockOf(c));
           const float value = c < cols ? x[t * stride + c] : 0.0f;
-          ASSERT_EQ(a.row(t)[c], value);
           ASSERT_EQ(scale, maxima[BlockOf(c)] / 127.0f);
-          ASSERT_LE(std::abs(a.codes(t)[c]), 127);
+          ASSERT_LE(std::abs(CodeOf(a, t, c)), 127);
           // Half a step, and the rounding of the quotient.
-          ASSERT_LE(std::fabs(value - scale * a.codes(t)[c]), scale * 0.50003f);
-          sums[BlockOf(c)] += a.codes(t)[c];
-          total += static_cast<double>(scale) * a.codes(t)[c];
+          ASSERT_LE(std::fabs(value - scale * CodeOf(a, t, c)), scale * 0.50003f);
+          sums[BlockOf(c)] += CodeOf(a, t, c);
+          total += static_cast<double>(scale) * CodeOf(a, t, c);
         }
-        for (size_t b = 0; b < sums.size(); ++b) ASSERT_EQ(a.biases(t)[b], -128 * sums[b]);
+        for (size_t b = 0; b < sums.size(); ++b) ASSERT_EQ(BiasOf(a, t, b), -128 * sums[b]);
         EXPECT_NEAR(a.total(t), total, 1e-4);
       }
     });
@@ -64,18 +85,18 @@ TEST(Activations, ASecondRowOfCodesHasWhatTheFirstLeaves) {
         std::vector<int32_t> sums(a.groups() * 16);
         for (size_t c = 0; c < a.padded_cols(); ++c) {
           const size_t block = BlockOf(c);
-          ASSERT_EQ(a.codes(t)[c], coarse.codes(t)[c]);
-          ASSERT_EQ(a.scales(t)[block], coarse.scales(t)[block]);
-          ASSERT_EQ(a.scales(rest)[block], a.scales(t)[block] * (1.0f / 254));
-          ASSERT_LE(std::abs(a.codes(rest)[c]), 127);
-          const double value = static_cast<double>(a.scales(t)[block]) * a.codes(t)[c] +
-                               static_cast<double>(a.scales(rest)[block]) * a.codes(rest)[c];
+          ASSERT_EQ(CodeOf(a, t, c), CodeOf(coarse, t, c));
+          ASSERT_EQ(ScaleOf(a, t, block), ScaleOf(coarse, t, block));
+          ASSERT_EQ(ScaleOf(a, rest, block), ScaleOf(a, t, block) * (1.0f / 254));
+          ASSERT_LE(std::abs(CodeOf(a, rest, c)), 127);
+          const double value = static_cast<double>(ScaleOf(a, t, block)) * CodeOf(a, t, c) +
+                               static_cast<double>(ScaleOf(a, rest, block)) * CodeOf(a, rest, c);
           // Half a step of the second row, and the roundings of the quotient and the scales.
-          ASSERT_NEAR(value, c < cols ? x[t * cols + c] : 0.0f, a.scales(rest)[block] * 0.506);
-          sums[block] += a.codes(rest)[c];
-          total += static_cast<double>(a.scales(rest)[block]) * a.codes(rest)[c];
+          ASSERT_NEAR(value, c < cols ? x[t * cols + c] : 0.0f, ScaleOf(a, rest, block) * 0.506);
+          sums[block] += CodeOf(a, rest, c);
+          total += static_cast<double>(ScaleOf(a, rest, block)) * CodeOf(a, rest, c);
         }
-        for (size_t b = 0; b < sums.size(); ++b) ASSERT_EQ(a.biases(rest)[b], -128 * sums[b]);
+        for (size_t b = 0; b < sums.size(); ++b) ASSERT_EQ(BiasOf(a, rest, b), -128 * sums[b]);
         EXPECT_EQ(a.total(t), coarse.total(t));
         EXPECT_NEAR(a.total(rest), total, 1e-4);
       }
@@ -95,9 +116,11 @@ TEST(Activations, AreTheSameOnEveryTargetAndInAnyBatch) {
     std::vector<float> all;
     for (size_t t = 0; t < count; ++t) {
       for (const size_t i : {t, count + t}) {
-        all.insert(all.end(), a.codes(i), a.codes(i) + a.padded_cols());
-        all.insert(all.end(), a.scales(i), a.scales(i) + a.groups() * 16);
-        all.insert(all.end(), a.biases(i), a.biases(i) + a.groups() * 16);
+        for (size_t c = 0; c < a.padded_cols(); ++c) all.push_back(CodeOf(a, i, c));
+        for (size_t b = 0; b < a.groups() * 16; ++b) {
+          all.push_back(ScaleOf(a, i, b));
+          all.push_back(static_cast<float>(BiasOf(a, i, b)));
+        }
         all.push_back(a.total(i));
       }
     }
@@ -124,15 +147,15 @@ TEST(Activations, BlocksWithoutAUsableScale) {
     Activations a;
     a.Assign(x.data(), 1, 64, 64, ActivationForm::kInt16);
     for (size_t c = 0; c < 28; ++c) {
-      ASSERT_EQ(a.codes(0)[c], c == 25 ? 127 : 0) << c;
-      ASSERT_EQ(a.codes(1)[c], 0) << c;
+      ASSERT_EQ(CodeOf(a, 0, c), c == 25 ? 127 : 0) << c;
+      ASSERT_EQ(CodeOf(a, 1, c), 0) << c;
     }
     for (const size_t i : {0, 1}) {
-      for (size_t block : {0, 1, 2}) EXPECT_TRUE(std::isnan(a.scales(i)[block])) << block;
-      for (size_t block : {3, 4, 5}) EXPECT_EQ(a.scales(i)[block], 0.0f) << block;
+      for (size_t block : {0, 1, 2}) EXPECT_TRUE(std::isnan(ScaleOf(a, i, block))) << block;
+      for (size_t block : {3, 4, 5}) EXPECT_EQ(ScaleOf(a, i, block), 0.0f) << block;
       EXPECT_TRUE(std::isnan(a.total(i)));
     }
-    EXPECT_EQ(a.scales(0)[6], 3e38f / 127.0f);
+    EXPECT_EQ(ScaleOf(a, 0, 6), 3e38f / 127.0f);
   });
 }
 
