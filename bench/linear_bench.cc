@@ -124,7 +124,7 @@ void MeasureProducts(benchmark::State& state, const std::vector<Stored>& copies)
 }
 
 void Register(const std::string& recipe) {
-  // The demonstration model's layers, a wide one, and for 8 bits its output head.
+  // The demonstration model's layers, a wide and a tall one, and for 8 bits its output head.
   std::vector<std::vector<int64_t>> shapes = {{1536, 576}, {576, 1536}, {2048, 8192}, {8192, 2048}};
   if (recipe.find("bits=8") != std::string::npos) shapes.push_back({49152, 576});
   for (const std::vector<int64_t>& shape : shapes) {

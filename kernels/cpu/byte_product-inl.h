@@ -194,8 +194,7 @@ HWY_INLINE void KeepInRegister(Bytes64& bytes) {
 // of row r in the form that Dot takes.
 
 // R rows in operand form that were decoded to memory because several tokens use them, from group
-// `first` on: [steps, R, 64], one stream, since pointers to R rows and to the activations' codes,
-// scales and biases would be more than there are registers.
+// `first` on: [steps, R, 64], one stream with one pointer.
 template <size_t R>
 struct DecodedRows {
   struct GroupRows {

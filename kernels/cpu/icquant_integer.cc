@@ -382,12 +382,11 @@ HWY_INLINE void MultiplyDecoded(const IcquantView& view, const Activations& x,
   const uint8_t* const next = view.stream->row(row + tiles * R);
   const uint8_t* const next_end = next + (next - view.stream->row(row));
   ForColumnBlocks(view.steps, [&](const ColumnBlock& block) HWY_ATTR {
-    const size_t steps = block.end - block.first;
+    const size_t steps = block.end - block.first, tile_bytes = steps * R * kStep;
     for (size_t i = 0; i < tiles; ++i) {
-      DecodeSteps<kBits, kOutliers, R>(levels[i], steps, from[i],
-                                       scratch.rows + i * steps * R * kStep);
+      DecodeSteps<kBits, kOutliers, R>(levels[i], steps, from[i], scratch.rows + i * tile_bytes);
     }
-    const DecodedRows<R> rows = {scratch.rows, block.first / kGroupSteps, steps * R * kStep};
+    const DecodedRows<R> rows = {scratch.rows, block.first / kGroupSteps, tile_bytes};
     MultiplyBlock<R>(view, x, range, row, tiles, rows, block,
                      PrefetchDuring(block, view.steps, range.tokens, next, next_end),
                      scratch.lanes);
@@ -405,10 +404,12 @@ void MultiplyBits(const IcquantView& view, const Activations& x, const ProductRa
 
 // --- Eight bits: the stored codes are the weights.
 
+HWY_INLINE ByteRows AllRows(const IcquantView& view) { return {view.codes, view.code_stride}; }
+
 template <size_t R>
 HWY_INLINE void MultiplyBytes(const IcquantView& view, const Activations& x,
                               const ProductRange& range, size_t row, size_t tiles, float* lanes) {
-  const ByteRows rows = {view.codes + row * view.code_stride, view.code_stride};
+  const ByteRows rows = AllRows(view).Tile(row);
   const uint8_t* const next = rows.Tile(tiles * R).bytes;
   const uint8_t* const next_end = rows.Tile(2 * tiles * R).bytes;
   ForColumnBlocks(view.steps, [&](const ColumnBlock& block) HWY_ATTR {
@@ -427,10 +428,9 @@ HWY_NOINLINE void MultiplyBytesOnce(const IcquantView& view, const Activations& 
   for (; row + kRows <= range.row_end; row += kRows) {
     Lanes of_rows[kRows][T];
     for (size_t r = 0; r < kRows; ++r) {
-      const ByteRows weights = {view.codes + (row + r) * view.code_stride, view.code_stride};
       Lanes of_row[1][T];
       ZeroTile(of_row);
-      ByteGroups<1, T>(weights, tile.input, 0, view.steps, of_row);
+      ByteGroups<1, T>(AllRows(view).Tile(row + r), tile.input, 0, view.steps, of_row);
       for (size_t t = 0; t < T; ++t) of_rows[r][t] = of_row[0][t];
     }
     float sums[T][kRows];

@@ -208,6 +208,7 @@ HWY_INLINE void WordTile(const int32_t* words, size_t stride, const TokenTile<T>
   Lanes sums[R][T];
   ZeroTile(sums);
   for (size_t first = 0; first < steps; first += kGroupSteps) {
+    const size_t group = first / kGroupSteps;
     Sums16 blocks[R][T];
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r) {
@@ -219,7 +220,7 @@ HWY_INLINE void WordTile(const int32_t* words, size_t stride, const TokenTile<T>
       Bytes64 low[T], high[T];
 #pragma GCC unroll 8
       for (size_t t = 0; t < T; ++t) {
-        const Bytes64 codes = x.Step(t, first / kGroupSteps, step - first);
+        const Bytes64 codes = x.Step(t, group, step - first);
         low[t] = SpreadWords<0, 1>(codes);
         high[t] = SpreadWords<2, 3>(codes);
       }
@@ -234,7 +235,7 @@ HWY_INLINE void WordTile(const int32_t* words, size_t stride, const TokenTile<T>
         }
       }
     }
-    AddBlocks(x, first / kGroupSteps, blocks, sums);
+    AddBlocks(x, group, blocks, sums);
   }
   ReduceTile<R, T>(sums, out);
 }
