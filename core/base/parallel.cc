@@ -21,8 +21,24 @@ namespace {
 // layer, far shorter than the gap between two requests.
 constexpr int kSpins = 4000;
 
-// A ticket's index while no range can be taken.
-constexpr uint64_t kClosed = 0xFFFFFFFF;
+// As many as a share can count.
+constexpr size_t kMaxRanges = 0xFFFF;
+
+// What a share says, in one word (parallel.h).
+struct Left {
+  uint32_t number;  // of the region
+  uint16_t first, end;
+
+  explicit Left(uint64_t word)
+      : number(static_cast<uint32_t>(word >> 32)),
+        first(static_cast<uint16_t>(word >> 16)),
+        end(static_cast<uint16_t>(word)) {}
+  Left(uint32_t region, size_t first_range, size_t end_range)
+      : number(region),
+        first(static_cast<uint16_t>(first_range)),
+        end(static_cast<uint16_t>(end_range)) {}
+  uint64_t word() const { return uint64_t{number} << 32 | uint64_t{first} << 16 | end; }
+};
 
 thread_local bool in_region = false;
 
@@ -50,8 +66,9 @@ int AvailableProcessors() {
   return std::max(processors, 1);
 }
 
-ThreadTeam::ThreadTeam(int threads) {
-  const int count = threads > 0 ? threads : AvailableProcessors();
+ThreadTeam::ThreadTeam(int threads)
+    : shares_(static_cast<size_t>(threads > 0 ? threads : AvailableProcessors())) {
+  const auto count = static_cast<int>(shares_.size());
   for (int worker = 1; worker < count; ++worker)
     threads_.emplace_back([this, worker] { WorkerLoop(worker); });
 }
@@ -86,22 +103,18 @@ absl::Status ThreadTeam::PinWorkers() {
   return absl::OkStatus();
 }
 
-bool ThreadTeam::HasRegionAfter(uint32_t seen) const {
-  const uint64_t ticket = region_.ticket.load();
-  return ticket >> 32 != seen && static_cast<uint32_t>(ticket) != kClosed;
-}
-
 bool ThreadTeam::WaitForRegion(uint32_t seen) {
+  const auto has_another = [&] { return region_.ticket.load() >> 32 != seen; };
   while (true) {
     for (int spin = 0; spin < kSpins; ++spin) {
       if (stop_.load(std::memory_order_relaxed)) return false;
-      if (HasRegionAfter(seen)) return true;
+      if (has_another()) return true;
       Pause();
     }
     const int wakes = wakes_.load();
     // Either this sees the region that a caller has just opened, or the caller sees this.
     parked_.fetch_add(1);
-    if (!HasRegionAfter(seen) && !stop_.load()) wakes_.wait(wakes);
+    if (!has_another() && !stop_.load()) wakes_.wait(wakes);
     parked_.fetch_sub(1);
   }
 }
@@ -120,45 +133,83 @@ void ThreadTeam::WorkerLoop(int worker) {
   }
 }
 
-void ThreadTeam::RunRanges(int worker) {
-  uint64_t ticket = region_.ticket.load(std::memory_order_acquire);
+// The first range that is left of `share`.
+bool ThreadTeam::TakeFirst(Share& share, uint32_t number, size_t& range) {
+  uint64_t word = share.left.load(std::memory_order_acquire);
   while (true) {
-    const uint32_t ranges = region_.ranges.load(std::memory_order_acquire);
-    const auto index = static_cast<uint32_t>(ticket);
-    if (index >= ranges) return;
-    // Fails when another took the range, or when `ranges` was already the next region's.
-    if (!region_.ticket.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
-                                              std::memory_order_acquire)) {
-      continue;
+    const Left left(word);
+    if (left.number != number || left.first == left.end) return false;
+    range = left.first;
+    // Fails when another took some.
+    if (share.left.compare_exchange_weak(word, Left(number, range + 1, left.end).word(),
+                                         std::memory_order_acq_rel, std::memory_order_acquire)) {
+      return true;
     }
-    const size_t n = region_.n.load(std::memory_order_relaxed);
-    const size_t grain = region_.grain.load(std::memory_order_relaxed);
-    const size_t begin = index * grain;
-    (*region_.body.load(std::memory_order_relaxed))(begin, std::min(begin + grain, n), worker);
-    if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == ranges) done_.notify_one();
-    ticket = region_.ticket.load(std::memory_order_acquire);
   }
+}
+
+// The rear half of what one of the others has left becomes the worker's own share, which is empty.
+bool ThreadTeam::StealHalf(int worker, uint32_t number) {
+  const auto own = static_cast<size_t>(worker);
+  for (size_t i = 1; i < shares_.size(); ++i) {
+    Share& victim = shares_[(own + i) % shares_.size()];
+    uint64_t word = victim.left.load(std::memory_order_acquire);
+    while (true) {
+      const Left left(word);
+      if (left.number != number) return false;  // the region is over
+      if (left.first == left.end) break;
+      const size_t middle = left.first + (left.end - left.first) / 2u;
+      if (victim.left.compare_exchange_weak(word, Left(number, left.first, middle).word(),
+                                            std::memory_order_acq_rel, std::memory_order_acquire)) {
+        shares_[own].left.store(Left(number, middle, left.end).word(), std::memory_order_release);
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+void ThreadTeam::RunRanges(int worker) {
+  const uint64_t ticket = region_.ticket.load(std::memory_order_acquire);
+  const auto number = static_cast<uint32_t>(ticket >> 32), ranges = static_cast<uint32_t>(ticket);
+  Share& share = shares_[static_cast<size_t>(worker)];
+  do {
+    uint32_t done = 0;
+    for (size_t range; TakeFirst(share, number, range); ++done) {
+      const size_t n = region_.n.load(std::memory_order_relaxed);
+      const size_t grain = region_.grain.load(std::memory_order_relaxed);
+      const size_t begin = range * grain;
+      (*region_.body.load(std::memory_order_relaxed))(begin, std::min(begin + grain, n), worker);
+    }
+    if (done > 0 && done_.fetch_add(done, std::memory_order_acq_rel) + done == ranges) {
+      done_.notify_one();
+    }
+  } while (StealHalf(worker, number));
 }
 
 void ThreadTeam::ParallelFor(size_t n, size_t grain, Body body) {
   if (n == 0) return;
-  grain = std::max({grain, size_t{1}, n >> 31});
+  grain = std::max(grain, size_t{1});
+  // Fewer, longer ranges if there would be too many; still multiples of the grain.
+  grain *= (n - 1) / grain / kMaxRanges + 1;
   if (in_region || threads_.empty() || n <= grain) {
     body(0, n, 0);
     return;
   }
   std::lock_guard<std::mutex> lock(caller_mutex_);
-  const auto ranges = static_cast<uint32_t>((n + grain - 1) / grain);
-  // Close the old ticket before the first field changes: a late worker that sees the new number of
-  // ranges (released below) then also sees that its ticket is void.
-  const uint64_t number = (region_.ticket.load(std::memory_order_relaxed) >> 32) + 1;
-  region_.ticket.store(number << 32 | kClosed, std::memory_order_relaxed);
+  const size_t ranges = (n - 1) / grain + 1;
+  const uint32_t number =
+      static_cast<uint32_t>(region_.ticket.load(std::memory_order_relaxed) >> 32) + 1;
   region_.body.store(&body, std::memory_order_relaxed);
   region_.n.store(n, std::memory_order_relaxed);
   region_.grain.store(grain, std::memory_order_relaxed);
   done_.store(0, std::memory_order_relaxed);
-  region_.ranges.store(ranges, std::memory_order_release);
-  region_.ticket.store(number << 32);
+  // A late worker finds shares of another number than its region's.
+  for (size_t i = 0; i < shares_.size(); ++i) {
+    const Left share(number, ranges * i / shares_.size(), ranges * (i + 1) / shares_.size());
+    shares_[i].left.store(share.word(), std::memory_order_release);
+  }
+  region_.ticket.store(uint64_t{number} << 32 | ranges);
   if (parked_.load() > 0) Wake();
   in_region = true;
   RunRanges(0);

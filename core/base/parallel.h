@@ -5,7 +5,10 @@
 //   team.ParallelFor(rows, /*grain=*/16, [&](size_t begin, size_t end, int worker) { ... });
 //
 // Workers spin for some hundred microseconds after a region, then park, so an idle team uses no
-// CPU. Which worker runs which range is not deterministic: results must not depend on it.
+// CPU. Each takes the ranges of its own part of the loop in ascending order, the same part in every
+// loop as long, then half of what another has left: a worker sweeps through memory, and finds in
+// its caches what it read there last. Which worker runs which range is not deterministic all the
+// same: results must not depend on it.
 //
 // A region ends when its ranges are done, not when every worker has shown up: a worker that the
 // operating system keeps waiting delays nobody unless it sits inside a range.
@@ -55,24 +58,30 @@ class ThreadTeam {
  private:
   void WorkerLoop(int worker);
   void RunRanges(int worker);
-  bool HasRegionAfter(uint32_t seen) const;
   bool WaitForRegion(uint32_t seen);
   void Wake();
 
   // The region in progress, in one cache line: joining it costs a worker one transfer. Atomic
-  // because a late worker may look at it while the next region is being set up; the ticket then
-  // tells it that it is too late.
+  // because a late worker may look at it while the next region is being set up; shares then tell it
+  // that it is too late.
   struct alignas(64) Region {
-    // Region number in the upper half, index of the next range to take in the lower. Who advances
-    // it owns that range, and the region cannot end before the range is done. Workers wait for the
+    // Region number in the upper half, how many ranges it has in the lower. Workers wait for the
     // number to change.
     std::atomic<uint64_t> ticket{0};
     std::atomic<const Body*> body{nullptr};
     std::atomic<size_t> n{0};
     std::atomic<size_t> grain{1};
-    std::atomic<uint32_t> ranges{0};
   };
+  // The ranges [first, end) that a worker has before it, and the region's number: 16, 16 and 32
+  // bits. Who shortens it owns what it lost, and the region cannot end before that is done.
+  struct alignas(64) Share {
+    std::atomic<uint64_t> left{0};
+  };
+  bool TakeFirst(Share& share, uint32_t number, size_t& range);
+  bool StealHalf(int worker, uint32_t number);
+
   Region region_;
+  std::vector<Share> shares_;                  // [size()]
   alignas(64) std::atomic<uint32_t> done_{0};  // finished ranges of the region
   alignas(64) std::atomic<int> parked_{0};     // workers that sleep or are about to
   std::atomic<int> wakes_{0};                  // changes to wake them

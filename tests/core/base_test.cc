@@ -103,6 +103,58 @@ TEST_P(TeamSizes, NestedAndConcurrentRegionsComplete) {
   EXPECT_EQ(total.load(), 1600u);
 }
 
+TEST(ThreadTeam, WorkersBeginWithTheirOwnPartsAndGoOnInAscendingOrder) {
+  constexpr size_t kRanges = 8;
+  ThreadTeam team(2);
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    std::vector<size_t> ranges[2];
+    std::atomic<int> present{0};
+    team.ParallelFor(10 * kRanges, 10, [&](size_t begin, size_t, int worker) {
+      std::vector<size_t>& own = ranges[worker];
+      own.push_back(begin / 10);
+      if (own.size() > 1) return;
+      // Neither goes on before both have begun.
+      present.fetch_add(1);
+      while (present.load() < 2) std::this_thread::yield();
+    });
+    for (size_t worker = 0; worker < 2; ++worker) {
+      const std::vector<size_t>& own = ranges[worker];
+      EXPECT_EQ(own[0], worker * kRanges / 2);
+      // Until it takes some of the other's.
+      for (size_t i = 1; i < own.size() && own[i] / 4 == worker; ++i) {
+        EXPECT_EQ(own[i], own[i - 1] + 1);
+      }
+    }
+    EXPECT_EQ(ranges[0].size() + ranges[1].size(), kRanges);
+  }
+}
+
+TEST(ThreadTeam, AWorkerThatIsKeptWaitingDelaysItsOwnRangeAlone) {
+  constexpr size_t kRanges = 100;
+  ThreadTeam team(3);
+  std::atomic<size_t> done{0};
+  team.ParallelFor(kRanges, 1, [&](size_t begin, size_t, int) {
+    // The others must do everything else, also what the third worker would have done.
+    while (begin == kRanges * 2 / 3 && done.load() < kRanges - 1) std::this_thread::yield();
+    done.fetch_add(1);
+  });
+  EXPECT_EQ(done.load(), kRanges);
+}
+
+TEST(ThreadTeam, MoreRangesThanCanBeCountedAreJoined) {
+  ThreadTeam team(2);
+  constexpr size_t kItems = 700'001, kGrain = 3;
+  std::atomic<size_t> items{0}, ranges{0};
+  team.ParallelFor(kItems, kGrain, [&](size_t begin, size_t end, int) {
+    EXPECT_EQ(begin % kGrain, 0u);
+    items.fetch_add(end - begin);
+    ranges.fetch_add(1);
+  });
+  EXPECT_EQ(items.load(), kItems);
+  EXPECT_LE(ranges.load(), 65'535u);
+  EXPECT_GE(ranges.load(), 30'000u);
+}
+
 // States of the process's other threads, as /proc names them: R for one that runs or spins, S for
 // one that sleeps.
 std::string StatesOfOtherThreads() {
