@@ -37,9 +37,9 @@ struct CodeTile {
   bool adds[T];  // what other codes of the token left: added to their products
 };
 
-// Scales a tile's sums and writes them.
+// Scales R rows' sums and writes them.
 template <size_t R, size_t T>
-HWY_INLINE void StoreTile(const IcquantView& view, const CodeTile<T>& tile, size_t row,
+HWY_INLINE void StoreRows(const IcquantView& view, const CodeTile<T>& tile, size_t row,
                           const float (&sums)[T][R]) {
   const hn::CappedTag<float, R> d;
   const float* const scales = view.scales + row;
@@ -58,137 +58,217 @@ HWY_INLINE void StoreTile(const IcquantView& view, const CodeTile<T>& tile, size
   }
 }
 
+// The same of those of the rows that the range has.
+template <size_t R, size_t T>
+HWY_INLINE void StoreTile(const IcquantView& view, const CodeTile<T>& tile,
+                          const ProductRange& range, size_t row, const float (&sums)[T][R]) {
+  if (HWY_LIKELY(row >= range.row_begin && row + R <= range.row_end)) {
+    return StoreRows<R, T>(view, tile, row, sums);
+  }
+  for (size_t r = 0; r < R; ++r) {
+    if (row + r < range.row_begin || row + r >= range.row_end) continue;
+    float of_row[T][1];
+    for (size_t t = 0; t < T; ++t) of_row[t][0] = sums[t][r];
+    StoreRows<1, T>(view, tile, row + r, of_row);
+  }
+}
+
 // --- Rows of a stream, decoded in registers.
 
-// A chunk, and where the stream goes on behind it.
+// Rows of a pair that are multiplied together and share loads of activations; registers of 256 bits
+// are too few for two.
+#if QUANTLOOM_X86_512
+constexpr size_t kTogether = kPairRows;
+#else
+constexpr size_t kTogether = 1;
+#endif
+constexpr size_t kParts = kPairRows / kTogether;  // of a pair
+
 template <int kBits, bool kOutliers>
-struct StreamChunk {
-  Chunk<kBits, kOutliers> chunk;
+using Levels = LevelTable<kBits + kOutliers>;
+
+// The levels of row `row`, or of the last one.
+template <int kBits, bool kOutliers>
+HWY_INLINE Levels<kBits, kOutliers> RowLevels(const IcquantView& view, size_t row) {
+  const size_t last = view.matrix->rows() - 1;
+  return LoadLevels<kBits + kOutliers>(view.matrix->centroids(HWY_MIN(row, last)));
+}
+
+// A chunk of a pair of rows, and where the stream goes on behind it.
+template <int kBits, bool kOutliers>
+struct PairChunk {
+  Chunk<kBits, kOutliers> parts[kParts][kTogether];
   const uint8_t* codes;
   const uint8_t* end;
 
-  // Reads the map alone: the codes need no decoding that would delay their use.
+  HWY_INLINE Chunk<kBits, kOutliers>& row(size_t r) { return parts[r / kTogether][r % kTogether]; }
+
+  // Reads the maps alone: the codes need no decoding that would delay their use.
   HWY_INLINE void Open(const uint8_t* begin) {
     codes = begin;
-    end = begin + kBits * kStep;
-    if constexpr (kOutliers) chunk.flags = ReadFlags(end);
+    end = begin + kPairRows * kBits * kStep;
+    if constexpr (kOutliers) {
+      uint64_t present[kPairRows];
+      hwy::CopyBytes<sizeof(present)>(end, present);
+      end += sizeof(present);
+#pragma GCC unroll 2
+      for (size_t r = 0; r < kPairRows; ++r) row(r).flags = ReadFlags(present[r], end);
+    }
+  }
+  HWY_INLINE void LoadCodes() {
+#pragma GCC unroll 2
+    for (size_t r = 0; r < kPairRows; ++r) row(r).LoadCodes(codes + r * kBits * kStep);
   }
 };
 
-template <int kAt, int kBits, bool kOutliers, size_t T>
-HWY_INLINE void MultiplyStep(const Chunk<kBits, kOutliers>& row,
-                             const LevelTable<kBits + kOutliers>& levels, const TokenTile<T>& x,
-                             size_t group, Sums16 (&blocks)[1][T]) {
-  const Bytes64 weights = LookUp(levels, row.template Indices<kAt>());
+template <int kAt, int kBits, bool kOutliers, size_t R, size_t T>
+HWY_INLINE void MultiplyStep(const Chunk<kBits, kOutliers> (&rows)[R],
+                             const Levels<kBits, kOutliers> (&levels)[R], const TokenTile<T>& x,
+                             size_t group, Sums16 (&blocks)[R][T]) {
+  Bytes64 tokens[T];
 #pragma GCC unroll 8
   for (size_t t = 0; t < T; ++t) {
-    blocks[0][t] = Dot(blocks[0][t], weights, x.Step(t, group, kAt % kGroupSteps));
+    tokens[t] = x.Step(t, group, kAt % kGroupSteps);
+    if constexpr (R > 1) KeepInRegister(tokens[t]);
+  }
+#pragma GCC unroll 8
+  for (size_t r = 0; r < R; ++r) {
+    const Bytes64 weights = LookUp(levels[r], rows[r].template Indices<kAt>());
+#pragma GCC unroll 8
+    for (size_t t = 0; t < T; ++t) blocks[r][t] = Dot(blocks[r][t], weights, tokens[t]);
   }
 }
 
 // The group of steps 4 kHalf .. 4 kHalf + 3 of a chunk.
-template <int kHalf, int kBits, bool kOutliers, size_t T>
-HWY_INLINE void MultiplyHalf(const Chunk<kBits, kOutliers>& row,
-                             const LevelTable<kBits + kOutliers>& levels, const TokenTile<T>& x,
-                             size_t chunk, Lanes (&sums)[1][T]) {
-  Sums16 blocks[1][T];
+template <int kHalf, int kBits, bool kOutliers, size_t R, size_t T>
+HWY_INLINE void MultiplyHalf(const Chunk<kBits, kOutliers> (&rows)[R],
+                             const Levels<kBits, kOutliers> (&levels)[R], const TokenTile<T>& x,
+                             size_t chunk, Lanes (&sums)[R][T]) {
+  Sums16 blocks[R][T];
   const size_t group = 2 * chunk + kHalf;
   StartBlocks(x, group, blocks);
-  MultiplyStep<4 * kHalf>(row, levels, x, group, blocks);
-  MultiplyStep<4 * kHalf + 1>(row, levels, x, group, blocks);
-  MultiplyStep<4 * kHalf + 2>(row, levels, x, group, blocks);
-  MultiplyStep<4 * kHalf + 3>(row, levels, x, group, blocks);
+  MultiplyStep<4 * kHalf>(rows, levels, x, group, blocks);
+  MultiplyStep<4 * kHalf + 1>(rows, levels, x, group, blocks);
+  MultiplyStep<4 * kHalf + 2>(rows, levels, x, group, blocks);
+  MultiplyStep<4 * kHalf + 3>(rows, levels, x, group, blocks);
   AddBlocks(x, group, blocks, sums);
 }
 
-// Steps behind a row's last chunk, which begin with group `first`, as the weights of a product.
+// A part's steps behind its last chunk, which begin with group `first`, as the weights of a
+// product.
 template <int kBits, bool kOutliers>
-struct TailRow {
+struct TailRows {
+  static constexpr size_t kRowBytes = TailStepBytes<kBits, kOutliers>();
+  static constexpr size_t kPairBytes = kPairRows * kRowBytes;
+
   const uint8_t* steps;
   size_t first;
-  LevelTable<kBits + kOutliers> levels;
-  HWY_INLINE TailRow Group(size_t group) const {
-    const size_t step = (group - first) * kGroupSteps;
-    return {steps + step * TailStepBytes<kBits, kOutliers>(), first, levels};
+  const Levels<kBits, kOutliers>* levels;  // of the part's rows
+  HWY_INLINE TailRows Group(size_t group) const {
+    return {steps + (group - first) * kGroupSteps * kPairBytes, first, levels};
   }
-  HWY_INLINE Bytes64 Step(size_t s, size_t /*r*/) const {
-    return LookUp(levels,
-                  TailIndices<kBits, kOutliers>(steps + s * TailStepBytes<kBits, kOutliers>()));
+  HWY_INLINE Bytes64 Step(size_t s, size_t r) const {
+    return LookUp(levels[r], TailIndices<kBits, kOutliers>(steps + s * kPairBytes + r * kRowBytes));
   }
 };
 
 // How far ahead memory is asked for. Hardware prefetchers stop at every 4 KB page: without, up to a
-// fifth slower from memory; in the caches no difference.
-constexpr size_t kPrefetchBytes = 4096;
+// third slower from memory. Half as far is a tenth slower where a processor has a memory channel of
+// its own, equal where several share it.
+constexpr size_t kPrefetchBytes = 8192;
 
 // Touches the cache lines of [from, from + bytes). Addresses past the stream are harmless.
 HWY_INLINE void PrefetchLines(const uint8_t* from, size_t bytes) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
 }
 
-// Consecutive rows times T tokens. A row at a time, so that memory is read in one sweep: four rows
-// side by side, which would share the loads of activations, get a third of the bandwidth.
+// Consecutive pairs of rows times T tokens, one pair at a time, so that memory is read in one
+// sweep. Rows of several places would share loads of activations as well; but four such streams get
+// a third of the bandwidth, and two begin twice as often where nothing was asked for ahead (rows of
+// 576: a fifth slower).
 template <int kBits, bool kOutliers, size_t T>
-class StreamRows {
+class StreamPairs {
  public:
-  HWY_INLINE StreamRows(const IcquantView& view, const TokenTile<T>& x, size_t row)
+  HWY_INLINE StreamPairs(const IcquantView& view, const TokenTile<T>& x, size_t row)
       : view_(view), x_(x), row_(row) {
-    next_.Open(view.stream->row(row));
+    PrefetchLines(view.stream->pair(row), kPrefetchBytes);
+    next_.Open(view.stream->pair(row));
   }
 
-  // The sums of the next row.
-  HWY_INLINE void Next(Lanes (&out)[T]) {
+  // The sums of the next pair.
+  HWY_INLINE void Next(Lanes (*out)[T]) {
     const size_t chunks = view_.stream->chunks();
-    const auto levels = LoadLevels<kBits + kOutliers>(view_.matrix->centroids(row_));
-    TailRow<kBits, kOutliers> tail = {view_.stream->row(row_), chunks * kChunkSteps / kGroupSteps,
-                                      levels};
-    Lanes sums[1][T];
-    ZeroTile(sums);
-    for (size_t chunk = 0; chunk < chunks; ++chunk) {
-      StreamChunk<kBits, kOutliers> row = next_;
-      tail.steps = row.end;
-      // One chunk ahead: a map takes longer to decode than a chunk to multiply.
-      next_.Open(chunk + 1 < chunks ? row.end : view_.stream->row(row_ + 1));
-      row.chunk.LoadCodes(row.codes);
-      PrefetchLines(row.codes + kPrefetchBytes, (kBits + kOutliers) * kStep);
-      MultiplyHalf<0>(row.chunk, levels, x_, chunk, sums);
-      MultiplyHalf<1>(row.chunk, levels, x_, chunk, sums);
+    Levels<kBits, kOutliers> levels[kParts][kTogether];
+    Lanes sums[kParts][kTogether][T];
+#pragma GCC unroll 2
+    for (size_t part = 0; part < kParts; ++part) {
+#pragma GCC unroll 2
+      for (size_t r = 0; r < kTogether; ++r) {
+        levels[part][r] = RowLevels<kBits, kOutliers>(view_, row_ + part * kTogether + r);
+      }
+      ZeroTile(sums[part]);
     }
-    ByteGroups<1, T>(tail, x_, tail.first, view_.steps, sums);
-    ++row_;
+    const uint8_t* tail = view_.stream->pair(row_);
+    for (size_t chunk = 0; chunk < chunks; ++chunk) {
+      PairChunk<kBits, kOutliers> pair = next_;
+      tail = pair.end;
+      // One chunk ahead: a map takes longer to decode than a chunk to multiply.
+      next_.Open(chunk + 1 < chunks ? pair.end : view_.stream->pair(row_ + kPairRows));
+      pair.LoadCodes();
+      PrefetchLines(pair.codes + kPrefetchBytes, kPairRows * (kBits + kOutliers) * kStep);
+#pragma GCC unroll 2
+      for (size_t part = 0; part < kParts; ++part) {
+        MultiplyHalf<0>(pair.parts[part], levels[part], x_, chunk, sums[part]);
+        MultiplyHalf<1>(pair.parts[part], levels[part], x_, chunk, sums[part]);
+      }
+    }
+    using Tail = TailRows<kBits, kOutliers>;
+    const size_t first = chunks * kChunkSteps / kGroupSteps;
+#pragma GCC unroll 2
+    for (size_t part = 0; part < kParts; ++part) {
+      const Tail rows = {tail + part * kTogether * Tail::kRowBytes, first, levels[part]};
+      ByteGroups<kTogether, T>(rows, x_, first, view_.steps, sums[part]);
+#pragma GCC unroll 2
+      for (size_t r = 0; r < kTogether; ++r) {
 #pragma GCC unroll 8
-    for (size_t t = 0; t < T; ++t) out[t] = sums[0][t];
+        for (size_t t = 0; t < T; ++t) out[part * kTogether + r][t] = sums[part][r][t];
+      }
+    }
+    row_ += kPairRows;
   }
 
  private:
   const IcquantView& view_;
   const TokenTile<T>& x_;
   size_t row_;
-  StreamChunk<kBits, kOutliers> next_;
+  PairChunk<kBits, kOutliers> next_;
 };
 
-// Rows from `row` on, kRows at a time as far as they go; returns the first row left.
+// Rows [row, row_end) of the range, kRows at a time.
 template <int kBits, bool kOutliers, size_t kRows, size_t T>
-HWY_INLINE size_t MultiplyRows(const IcquantView& view, const Activations& x,
-                               const ProductRange& range, size_t row, size_t token) {
-  const CodeTile<T> tile(x, range, token);
-  StreamRows<kBits, kOutliers, T> stream(view, tile.input, row);
-  for (; row + kRows <= range.row_end; row += kRows) {
+HWY_INLINE void MultiplyRows(const IcquantView& view, const CodeTile<T>& tile,
+                             const ProductRange& range, size_t row, size_t row_end) {
+  StreamPairs<kBits, kOutliers, T> stream(view, tile.input, row);
+  for (; row < row_end; row += kRows) {
     Lanes lanes[kRows][T];
-    for (size_t r = 0; r < kRows; ++r) stream.Next(lanes[r]);
+    for (size_t r = 0; r < kRows; r += kPairRows) stream.Next(lanes + r);
     float sums[T][kRows];
     ReduceTile<kRows, T>(lanes, sums);
-    StoreTile<kRows, T>(view, tile, row, sums);
+    StoreTile<kRows, T>(view, tile, range, row, sums);
   }
-  return row;
 }
 
 template <int kBits, bool kOutliers, size_t T>
 HWY_NOINLINE void MultiplyStream(const IcquantView& view, const Activations& x,
                                  const ProductRange& range, size_t token) {
-  const size_t row = MultiplyRows<kBits, kOutliers, 4, T>(view, x, range, range.row_begin, token);
-  MultiplyRows<kBits, kOutliers, 1, T>(view, x, range, row, token);
+  constexpr size_t kRows = 4;
+  const CodeTile<T> tile(x, range, token);
+  const size_t begin = range.row_begin / kPairRows * kPairRows;
+  const size_t middle = begin + (range.row_end - begin) / kRows * kRows;
+  MultiplyRows<kBits, kOutliers, kRows, T>(view, tile, range, begin, middle);
+  if (middle == range.row_end) return;
+  MultiplyRows<kBits, kOutliers, kPairRows, T>(view, tile, range, middle, range.row_end);
 }
 
 // Up to so many tokens, rows are decoded for two tokens at a time rather than to memory once.
@@ -237,17 +317,17 @@ constexpr size_t kScratchRowBytes = kWideTiles * kByteRows * kMaxBlockSteps * kS
 static_assert(kNarrowTiles * kNarrowSteps <= kWideTiles * kMaxBlockSteps);
 
 // body.operator()<R>(row, tiles) for blocks of `tiles` tiles of R rows, from `row` on, that make
-// the range.
-template <class Body>
+// the range, whose ends need not be multiples of the smallest tile's kUnit rows.
+template <size_t kUnit, class Body>
 HWY_INLINE void ForRowBlocks(const ProductRange& range, size_t steps, const Body& body) {
   const size_t most = steps <= kNarrowSteps ? kNarrowTiles : kWideTiles;
-  size_t row = range.row_begin;
+  size_t row = range.row_begin / kUnit * kUnit;
   while (row + kByteRows <= range.row_end) {
     const size_t tiles = HWY_MIN(most, (range.row_end - row) / kByteRows);
     body.template operator()<kByteRows>(row, tiles);
     row += tiles * kByteRows;
   }
-  for (; row < range.row_end; ++row) body.template operator()<1>(row, 1);
+  for (; row < range.row_end; row += kUnit) body.template operator()<kUnit>(row, 1);
 }
 
 // body(block) for blocks in ascending order that make rows of `steps` steps.
@@ -301,7 +381,7 @@ HWY_NOINLINE void MultiplyTiles(const IcquantView& view, const Activations& x,
     if (last) {
       float sums[T][R];
       ReduceTile<R, T>(tile, sums);
-      StoreTile<R, T>(view, tokens, row, sums);
+      StoreTile<R, T>(view, tokens, range, row, sums);
     } else {
       KeepTile(tile, kept);
     }
@@ -334,31 +414,36 @@ HWY_INLINE Prefetch PrefetchDuring(const ColumnBlock& block, size_t steps, size_
 // Steps of a row go to every R-th place of 64 bytes from `to` on.
 template <size_t R, int kAt, int kBits, bool kOutliers>
 HWY_INLINE void StoreSteps(const Chunk<kBits, kOutliers>& chunk,
-                           const LevelTable<kBits + kOutliers>& levels, uint8_t* to) {
+                           const Levels<kBits, kOutliers>& levels, uint8_t* to) {
   StoreBytes(LookUp(levels, chunk.template Indices<kAt>()), to + kAt * R * kStep);
   if constexpr (kAt + 1 < kChunkSteps) StoreSteps<R, kAt + 1>(chunk, levels, to);
 }
 
 // The next `steps` steps of R rows, whole chunks and then the rows' last ones, to [steps, R, 64].
-// from[r] is where row r goes on. Rows take turns at every chunk: a chunk's end, known when its map
-// is read, is where the row's next one begins, and R such chains hide each other's latency.
+// from[p] is where pair p goes on. Pairs take turns at every chunk: a chunk's end, known when its
+// maps are read, is where the pair's next one begins, and such chains hide each other's latency.
 template <int kBits, bool kOutliers, size_t R>
-HWY_INLINE void DecodeSteps(const LevelTable<kBits + kOutliers> (&levels)[R], size_t steps,
-                            const uint8_t* (&from)[R], uint8_t* to) {
+HWY_INLINE void DecodeSteps(const Levels<kBits, kOutliers> (&levels)[R], size_t steps,
+                            const uint8_t* (&from)[R / kPairRows], uint8_t* to) {
   for (; steps >= kChunkSteps; steps -= kChunkSteps, to += kChunkSteps * R * kStep) {
 #pragma GCC unroll 8
-    for (size_t r = 0; r < R; ++r) {
-      StreamChunk<kBits, kOutliers> stream;
-      stream.Open(from[r]);
-      stream.chunk.LoadCodes(from[r]);
-      StoreSteps<R, 0>(stream.chunk, levels[r], to + r * kStep);
-      from[r] = stream.end;
+    for (size_t p = 0; p < R / kPairRows; ++p) {
+      PairChunk<kBits, kOutliers> pair;
+      pair.Open(from[p]);
+      pair.LoadCodes();
+#pragma GCC unroll 2
+      for (size_t i = 0; i < kPairRows; ++i) {
+        const size_t r = p * kPairRows + i;
+        StoreSteps<R, 0>(pair.row(i), levels[r], to + r * kStep);
+      }
+      from[p] = pair.end;
     }
   }
-  for (; steps > 0; --steps, to += R * kStep) {
-    for (size_t r = 0; r < R; ++r) {
-      StoreBytes(LookUp(levels[r], TailIndices<kBits, kOutliers>(from[r])), to + r * kStep);
-      from[r] += TailStepBytes<kBits, kOutliers>();
+  for (; steps > 0; --steps) {
+    for (size_t r = 0; r < R; ++r, to += kStep) {
+      const uint8_t*& step = from[r / kPairRows];
+      StoreBytes(LookUp(levels[r], TailIndices<kBits, kOutliers>(step)), to);
+      step += TailStepBytes<kBits, kOutliers>();
     }
   }
 }
@@ -373,14 +458,14 @@ template <int kBits, bool kOutliers, size_t R>
 HWY_INLINE void MultiplyDecoded(const IcquantView& view, const Activations& x,
                                 const ProductRange& range, size_t row, size_t tiles,
                                 const Scratch& scratch) {
-  const uint8_t* from[kNarrowTiles][R];
-  LevelTable<kBits + kOutliers> levels[kNarrowTiles][R];
+  const uint8_t* from[kNarrowTiles][R / kPairRows];
+  Levels<kBits, kOutliers> levels[kNarrowTiles][R];
   for (size_t r = 0; r < tiles * R; ++r) {
-    from[r / R][r % R] = view.stream->row(row + r);
-    levels[r / R][r % R] = LoadLevels<kBits + kOutliers>(view.matrix->centroids(row + r));
+    from[r / R][r % R / kPairRows] = view.stream->pair(row + r);
+    levels[r / R][r % R] = RowLevels<kBits, kOutliers>(view, row + r);
   }
-  const uint8_t* const next = view.stream->row(row + tiles * R);
-  const uint8_t* const next_end = next + (next - view.stream->row(row));
+  const uint8_t* const next = view.stream->pair(row + tiles * R);
+  const uint8_t* const next_end = next + (next - view.stream->pair(row));
   ForColumnBlocks(view.steps, [&](const ColumnBlock& block) HWY_ATTR {
     const size_t steps = block.end - block.first, tile_bytes = steps * R * kStep;
     for (size_t i = 0; i < tiles; ++i) {
@@ -397,7 +482,7 @@ template <int kBits, bool kOutliers>
 void MultiplyBits(const IcquantView& view, const Activations& x, const ProductRange& range,
                   const Scratch& scratch) {
   if (range.tokens <= kStreamTokens) return MultiplyFewTokens<kBits, kOutliers>(view, x, range);
-  ForRowBlocks(range, view.steps, [&]<size_t R>(size_t row, size_t tiles) HWY_ATTR {
+  ForRowBlocks<kPairRows>(range, view.steps, [&]<size_t R>(size_t row, size_t tiles) HWY_ATTR {
     MultiplyDecoded<kBits, kOutliers, R>(view, x, range, row, tiles, scratch);
   });
 }
@@ -418,7 +503,7 @@ HWY_INLINE void MultiplyBytes(const IcquantView& view, const Activations& x,
   });
 }
 
-// One row of weights at a time (see StreamRows) times T rows of codes.
+// One row of weights at a time (see StreamPairs) times T rows of codes.
 template <size_t T>
 HWY_NOINLINE void MultiplyBytesOnce(const IcquantView& view, const Activations& x,
                                     const ProductRange& range, float* lanes) {
@@ -435,7 +520,7 @@ HWY_NOINLINE void MultiplyBytesOnce(const IcquantView& view, const Activations& 
     }
     float sums[T][kRows];
     ReduceTile<kRows, T>(of_rows, sums);
-    StoreTile<kRows, T>(view, tile, row, sums);
+    StoreRows<kRows, T>(view, tile, row, sums);
   }
   for (; row < range.row_end; ++row) MultiplyBytes<1>(view, x, range, row, 1, lanes);
 }
@@ -444,7 +529,7 @@ void MultiplyEight(const IcquantView& view, const Activations& x, const ProductR
                    float* lanes) {
   if (range.tokens == 1) return MultiplyBytesOnce<1>(view, x, range, lanes);
   if (range.tokens == 2) return MultiplyBytesOnce<2>(view, x, range, lanes);
-  ForRowBlocks(range, view.steps, [&]<size_t R>(size_t row, size_t tiles) HWY_ATTR {
+  ForRowBlocks<1>(range, view.steps, [&]<size_t R>(size_t row, size_t tiles) HWY_ATTR {
     MultiplyBytes<R>(view, x, range, row, tiles, lanes);
   });
 }

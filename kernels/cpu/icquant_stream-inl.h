@@ -14,7 +14,7 @@
 // together 78, 19.5 cycles; 24 are measured (a chunk's loads are another 16). Broadcasting loads
 // and moves to mask registers run on pipes 1, 2 and 0, 1: a bitmap, with codes broadcast from 16
 // bytes a step, took 37. A core decodes 75 billion weights/s, 22 GB/s, about what it can read from
-// memory. On Zen 5, whose pipes take 512 bits, the same are 9 cycles and 17 are measured.
+// memory. On Zen 5, whose pipes take 512 bits, the same are 9 cycles and 15 are measured.
 #if defined(QUANTLOOM_KERNELS_CPU_ICQUANT_STREAM_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef QUANTLOOM_KERNELS_CPU_ICQUANT_STREAM_INL_H_
 #undef QUANTLOOM_KERNELS_CPU_ICQUANT_STREAM_INL_H_
@@ -168,19 +168,18 @@ HWY_INLINE Bytes64 LookUp(const LevelTable<kIndexBits>& table, const Bytes64& in
 #endif
 }
 
-// The 64 flag bytes of a chunk whose map begins at `map`; moves `map` behind it.
-HWY_INLINE Bytes64 ReadFlags(const uint8_t*& map) {
-  uint64_t present;
-  hwy::CopyBytes<8>(map, &present);
-  const uint8_t* bytes = map + 8;
+// The 64 flag bytes of a chunk, of which those of `present` are at `bytes`; moves `bytes` behind
+// them.
+HWY_INLINE Bytes64 ReadFlags(uint64_t present, const uint8_t*& bytes) {
 #if HWY_TARGET == HWY_AVX3_DL
-  map = bytes + hwy::PopCount(present);
+  const uint8_t* const from = bytes;
+  bytes += hwy::PopCount(present);
   // The zeroing form waits for what its register held before (Zen 5), which chains every chunk to
   // the last one: 18 cycles a chunk, 12 without. A zero that the compiler does not know of makes
   // it the merging form.
   __m512i zero = _mm512_setzero_si512();
   __asm__("" : "+v"(zero));
-  return _mm512_mask_expand_epi8(zero, _cvtu64_mask64(present), _mm512_loadu_si512(bytes));
+  return _mm512_mask_expand_epi8(zero, _cvtu64_mask64(present), _mm512_loadu_si512(from));
 #elif QUANTLOOM_X86_512 || QUANTLOOM_X86_256
   const auto next_8 = [&]() HWY_ATTR {
     const size_t mask = present & 255;
@@ -196,7 +195,6 @@ HWY_INLINE Bytes64 ReadFlags(const uint8_t*& map) {
     return _mm256_set_m128i(_mm_unpacklo_epi64(c, d), _mm_unpacklo_epi64(a, b));
   };
   const __m256i low = next_32(), high = next_32();
-  map = bytes;
 #if QUANTLOOM_X86_512
   return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 #else
@@ -207,12 +205,11 @@ HWY_INLINE Bytes64 ReadFlags(const uint8_t*& map) {
   for (size_t c = 0; c < kStep; ++c) {
     flags.b[c] = (present >> c & 1) != 0 ? static_cast<int8_t>(*bytes++) : int8_t{0};
   }
-  map = bytes;
   return flags;
 #endif
 }
 
-// A chunk's bytes in registers.
+// A row's bytes of a chunk in registers.
 template <int kBits, bool kOutliers>
 struct Chunk {
   static constexpr int kIndexBits = kBits + (kOutliers ? 1 : 0);

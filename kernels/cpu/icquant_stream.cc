@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstring>
 
+#include "absl/types/span.h"
 #include "core/codec/code_packing.h"
 
 namespace quantloom::cpu {
@@ -59,25 +60,110 @@ void PlaceCodes(const ByteLanes& codes, int bits, size_t step, ByteLanes* vector
   }
 }
 
-// The flag bytes of a chunk: 8 presence bytes and those that are not zero, at `to`. Returns the
-// end.
-uint8_t* WriteFlags(const uint64_t* outliers, int bits, uint8_t* to) {
-  uint8_t flags[kCodeBlockColumns] = {};
+// A row's flags of a chunk.
+struct Flags {
   uint64_t present = 0;
-  for (size_t step = 0; step < kChunkSteps; ++step) {
-    present |= outliers[step];
-    const auto flag = static_cast<uint8_t>(1u << FlagBit(bits, static_cast<int>(step)));
-    for (uint64_t left = outliers[step]; left != 0; left &= left - 1) {
-      flags[std::countr_zero(left)] |= flag;
+  uint8_t bytes[kCodeBlockColumns] = {};
+
+  Flags(const uint64_t* outliers, int bits) {
+    for (size_t step = 0; step < kChunkSteps; ++step) {
+      present |= outliers[step];
+      const auto flag = static_cast<uint8_t>(1u << FlagBit(bits, static_cast<int>(step)));
+      for (uint64_t left = outliers[step]; left != 0; left &= left - 1) {
+        bytes[std::countr_zero(left)] |= flag;
+      }
     }
   }
-  std::memcpy(to, &present, sizeof(present));
-  uint8_t* end = to + sizeof(present);
-  for (uint64_t left = present; left != 0; left &= left - 1) {
-    *end++ = flags[std::countr_zero(left)];
+};
+
+// Makes pairs of a matrix's rows.
+class PairWriter {
+ public:
+  PairWriter(const IcquantMatrix& matrix, size_t steps)
+      : matrix_(matrix),
+        steps_(steps),
+        block_bytes_(CodeBlockBytes(matrix.code_bits(), kCodeBlockColumns)) {
+    const size_t chunks = steps / kChunkSteps;
+    // At most so much.
+    pair_.resize(kPairRows *
+                 (steps * (block_bytes_ + kCodeBlockColumns / 8) + chunks * sizeof(uint64_t)));
+    for (Row& row : rows_) row.outliers.resize(steps);
+    if (matrix.cols() % kCodeBlockColumns == 0) return;
+    for (Row& row : rows_) row.widened.resize(steps * block_bytes_);
   }
-  return end;
-}
+
+  // The pair of rows that begins with row `row`, valid until the next one.
+  absl::Span<const uint8_t> Make(uint64_t row) {
+    for (Row& r : rows_) {
+      Read(row, r);
+      if (row + 1 < matrix_.rows()) ++row;
+    }
+    uint8_t* to = pair_.data();
+    size_t step = 0;
+    for (; step + kChunkSteps <= steps_; step += kChunkSteps) {
+      for (const Row& r : rows_) to = WriteCodes(r, step, to);
+      if (matrix_.has_outliers()) to = WriteFlags(step, to);
+    }
+    for (; step < steps_; ++step) {
+      for (const Row& r : rows_) {
+        to = Write(r.codes + step * block_bytes_, block_bytes_, to);
+        if (matrix_.has_outliers()) to = Write(&r.outliers[step], sizeof(uint64_t), to);
+      }
+    }
+    return {pair_.data(), static_cast<size_t>(to - pair_.data())};
+  }
+
+ private:
+  // As it is stored, in whole blocks.
+  struct Row {
+    const uint8_t* codes;
+    std::vector<uint8_t> widened;    // what `codes` points to where blocks are not whole
+    std::vector<uint64_t> outliers;  // a step's in a word
+  };
+
+  void Read(uint64_t row, Row& r) const {
+    r.codes = matrix_.row_codes(row);
+    if (!r.widened.empty()) {
+      WidenRow(r.codes, matrix_.code_bits(), matrix_.cols(), r.widened.data());
+      r.codes = r.widened.data();
+    }
+    if (matrix_.has_outliers()) matrix_.OutlierBitmap(row, 0, steps_, r.outliers.data());
+  }
+
+  static uint8_t* Write(const void* from, size_t bytes, uint8_t* to) {
+    std::memcpy(to, from, bytes);
+    return to + bytes;
+  }
+
+  // A row's codes of a chunk.
+  uint8_t* WriteCodes(const Row& r, size_t step, uint8_t* to) const {
+    const int bits = matrix_.code_bits();
+    ByteLanes vectors[4];
+    for (size_t s = 0; s < kChunkSteps; ++s) {
+      PlaceCodes(UnpackBlock(r.codes + (step + s) * block_bytes_, bits), bits, s, vectors);
+    }
+    return Write(vectors, kChunkSteps * block_bytes_, to);
+  }
+
+  // Both rows' flags of a chunk.
+  uint8_t* WriteFlags(size_t step, uint8_t* to) const {
+    const Flags flags[kPairRows] = {{rows_[0].outliers.data() + step, matrix_.code_bits()},
+                                    {rows_[1].outliers.data() + step, matrix_.code_bits()}};
+    for (const Flags& f : flags) to = Write(&f.present, sizeof(f.present), to);
+    for (const Flags& f : flags) {
+      for (uint64_t left = f.present; left != 0; left &= left - 1) {
+        *to++ = f.bytes[std::countr_zero(left)];
+      }
+    }
+    return to;
+  }
+
+  const IcquantMatrix& matrix_;
+  const size_t steps_;
+  const size_t block_bytes_;
+  Row rows_[kPairRows];
+  std::vector<uint8_t> pair_;
+};
 
 constexpr ExpandTable MakeExpandTable() {
   ExpandTable table = {};
@@ -96,53 +182,20 @@ constexpr ExpandTable kExpandTable = MakeExpandTable();
 
 IcquantStream::IcquantStream(const IcquantMatrix& matrix)
     : steps_((matrix.cols() + kCodeBlockColumns - 1) / kCodeBlockColumns) {
+  const size_t pairs = (matrix.rows() + kPairRows - 1) / kPairRows;
   const size_t codes = steps_ * CodeBlockBytes(matrix.code_bits(), kCodeBlockColumns);
   // Outliers, seldom as many: half a bit a weight.
   const size_t map = matrix.has_outliers() ? chunks() * 36 + tail_steps() * 8 : 0;
-  bytes_.reserve(matrix.rows() * (codes + map) + kOverread);
-  begins_.reserve(matrix.rows() + 1);
-  for (uint64_t row = 0; row < matrix.rows(); ++row) {
+  bytes_.reserve(pairs * kPairRows * (codes + map) + kOverread);
+  begins_.reserve(pairs + 1);
+  PairWriter writer(matrix, steps_);
+  for (uint64_t row = 0; row < matrix.rows(); row += kPairRows) {
     begins_.push_back(bytes_.size());
-    AppendRow(matrix, row);
+    const absl::Span<const uint8_t> pair = writer.Make(row);
+    bytes_.insert(bytes_.end(), pair.begin(), pair.end());
   }
   begins_.push_back(bytes_.size());
   bytes_.resize(bytes_.size() + kOverread);
-}
-
-void IcquantStream::AppendRow(const IcquantMatrix& matrix, uint64_t row) {
-  const int bits = matrix.code_bits();
-  const size_t block_bytes = CodeBlockBytes(bits, kCodeBlockColumns);
-  const uint8_t* codes = matrix.row_codes(row);
-  std::vector<uint8_t> widened;
-  if (const auto width = static_cast<uint32_t>(matrix.cols() % kCodeBlockColumns); width != 0) {
-    widened.resize(steps_ * block_bytes);
-    WidenRow(codes, bits, matrix.cols(), widened.data());
-    codes = widened.data();
-  }
-  std::vector<uint64_t> outliers(steps_);
-  if (matrix.has_outliers()) matrix.OutlierBitmap(row, 0, steps_, outliers.data());
-
-  // At most so much; apart, so that nothing is written to where the rows go but them.
-  std::vector<uint8_t> stream(steps_ * (block_bytes + kCodeBlockColumns / 8) + chunks() * 8);
-  uint8_t* to = stream.data();
-  size_t step = 0;
-  for (; step + kChunkSteps <= steps_; step += kChunkSteps) {
-    ByteLanes vectors[4];
-    for (size_t s = 0; s < kChunkSteps; ++s) {
-      PlaceCodes(UnpackBlock(codes + (step + s) * block_bytes, bits), bits, s, vectors);
-    }
-    std::memcpy(to, vectors, kChunkSteps * block_bytes);
-    to += kChunkSteps * block_bytes;
-    if (matrix.has_outliers()) to = WriteFlags(outliers.data() + step, bits, to);
-  }
-  for (; step < steps_; ++step) {
-    std::memcpy(to, codes + step * block_bytes, block_bytes);
-    to += block_bytes;
-    if (!matrix.has_outliers()) continue;
-    std::memcpy(to, &outliers[step], sizeof(uint64_t));
-    to += sizeof(uint64_t);
-  }
-  bytes_.insert(bytes_.end(), stream.data(), to);
 }
 
 }  // namespace quantloom::cpu
