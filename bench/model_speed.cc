@@ -16,6 +16,13 @@ namespace {
 constexpr uint32_t kBlockTokens = 64;
 constexpr uint32_t kStepsPerLayersStep = 4;
 
+// A virtual processor may stand still for tens of milliseconds, which would be what a mean tells.
+double Median(std::vector<double>& values) {
+  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
 // Sequences that grow together.
 class Sequences {
  public:
@@ -87,20 +94,17 @@ absl::StatusOr<ModelSpeed> MeasureModelSpeed(const LoadedModel& model,
     QL_ASSIGN_OR_RETURN(const double seconds, sequences->Step(count, done == options.prompt, true));
     speed.prompt_seconds += seconds;
   }
-  std::vector<double> heads;  // seconds, each from two steps in a row
+  std::vector<double> steps, heads;  // seconds; a head's are from two steps in a row
   for (uint32_t step = 0; step < options.generate; ++step) {
     QL_ASSIGN_OR_RETURN(const double seconds, sequences->Step(1, true, true));
-    speed.generate_seconds += seconds;
+    steps.push_back(seconds);
     if (step % kStepsPerLayersStep != 0) continue;
     QL_ASSIGN_OR_RETURN(const double without_head, sequences->Step(1, false, false));
     heads.push_back(seconds - without_head);
   }
-  if (!heads.empty()) {
-    speed.step_seconds = speed.generate_seconds / options.generate;
-    // The median, since one interruption outweighs the head.
-    std::nth_element(heads.begin(), heads.begin() + static_cast<ptrdiff_t>(heads.size() / 2),
-                     heads.end());
-    speed.layers_seconds = speed.step_seconds - std::max(heads[heads.size() / 2], 0.0);
+  if (!steps.empty()) {
+    speed.step_seconds = Median(steps);
+    speed.layers_seconds = speed.step_seconds - std::max(Median(heads), 0.0);
   }
   return speed;
 }

@@ -18,10 +18,9 @@ struct SpeedOptions {
 };
 
 struct ModelSpeed {
-  double prompt_seconds = 0;    // all sequences' prompts
-  double generate_seconds = 0;  // all steps
-  // Of one step: everything, and all but the output head (decoder layers, embedding). Zero where
-  // nothing was generated.
+  double prompt_seconds = 0;  // all sequences' prompts
+  // Of the median generating step: everything, and all but the output head (decoder layers,
+  // embedding). Zero where nothing was generated.
   double step_seconds = 0;
   double layers_seconds = 0;
 };

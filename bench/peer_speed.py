@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import json
 import os
+import statistics
 import sys
 import time
 
@@ -108,14 +109,14 @@ class Sequences:
         return seconds
 
     def decode(self, prompt, generate, sequences):
-        """Seconds of `generate` steps of as many sequences."""
+        """Seconds of the median of `generate` steps of as many sequences."""
         self.clear()
         for sequence in range(sequences):
             self.prompt(prompt, sequence)
-        seconds = sum(self.run([(200 + step, prompt + step, sequence, 1) for sequence in range(sequences)])
-                      for step in range(generate))
+        steps = [self.run([(200 + step, prompt + step, sequence, 1) for sequence in range(sequences)])
+                 for step in range(generate)]
         self.check(sequences - 1)
-        return seconds
+        return statistics.median(steps)
 
 
 @contextlib.contextmanager
@@ -153,7 +154,7 @@ def main():
                 sequences.clear()
                 result["prompt_tokens_per_second"] = options.prompt / sequences.prompt(options.prompt)
             result["decode_tokens_per_second"][batch] = (
-                batch * options.generate / sequences.decode(options.context, options.generate, batch))
+                batch / sequences.decode(options.context, options.generate, batch))
             sequences.free()
         result["features"] = peer.features()
     print(json.dumps(result))

@@ -63,8 +63,7 @@ json Figures(const LoadedModel& model, const Limits& limits, const SpeedOptions&
   const double step_products =
       double{1} * options.batch * static_cast<double>(weights.layers + weights.head);
   figures["generated_tokens"] = options.generate;
-  figures["generated_tokens_per_second"] =
-      double{1} * options.batch * options.generate / speed.generate_seconds;
+  figures["generated_tokens_per_second"] = double{1} * options.batch / speed.step_seconds;
   figures["step_seconds"] = speed.step_seconds;
   figures["layers_seconds"] = speed.layers_seconds;
   figures["head_seconds"] = speed.step_seconds - speed.layers_seconds;
@@ -187,7 +186,8 @@ absl::Status Run(const Options& options) {
 
 constexpr char kFooter[] =
     "prompt/s and decode/s are tokens per second of all sequences together. Decoding begins after "
-    "the\nprompt. head is its share of a step; weights/s are those of the decoder's linear layers, "
+    "the\nprompt; its median step counts. head is its share of a step; weights/s are those of the "
+    "decoder's linear layers, "
     "once for\neach sequence, in the rest of the step; GB/s are bytes of all weights, read once a "
     "step. Shares\nare of the memory's bandwidth and of the processor's int8 multiply-adds, which "
     "this program\nmeasures first, with the same threads.\n\n"

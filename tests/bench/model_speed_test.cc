@@ -41,13 +41,12 @@ TEST_F(ModelSpeedTest, EveryPartOfAStepTakesTime) {
   ASSERT_TRUE(speed.ok()) << speed.status();
   EXPECT_GT(speed->prompt_seconds, 0);
   EXPECT_GT(speed->layers_seconds, 0);
-  EXPECT_DOUBLE_EQ(speed->step_seconds, speed->generate_seconds / 9);
+  EXPECT_GE(speed->step_seconds, speed->layers_seconds);
 }
 
 TEST_F(ModelSpeedTest, NothingGeneratedTakesNoTime) {
   const auto speed = MeasureModelSpeed(*model_, {.prompt = 4, .generate = 0});
   ASSERT_TRUE(speed.ok()) << speed.status();
-  EXPECT_EQ(speed->generate_seconds, 0);
   EXPECT_EQ(speed->step_seconds, 0);
 }
 
