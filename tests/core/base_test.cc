@@ -108,24 +108,16 @@ TEST(ThreadTeam, WorkersBeginWithTheirOwnPartsAndGoOnInAscendingOrder) {
   ThreadTeam team(2);
   for (int repeat = 0; repeat < 20; ++repeat) {
     std::vector<size_t> ranges[2];
-    std::atomic<int> present{0};
+    std::atomic<size_t> begun{0};
     team.ParallelFor(10 * kRanges, 10, [&](size_t begin, size_t, int worker) {
       std::vector<size_t>& own = ranges[worker];
       own.push_back(begin / 10);
-      if (own.size() > 1) return;
-      // Neither goes on before both have begun.
-      present.fetch_add(1);
-      while (present.load() < 2) std::this_thread::yield();
+      // In step, so that neither is done before the other and takes some of its part.
+      begun.fetch_add(1);
+      while (begun.load() < 2 * own.size()) std::this_thread::yield();
     });
-    for (size_t worker = 0; worker < 2; ++worker) {
-      const std::vector<size_t>& own = ranges[worker];
-      EXPECT_EQ(own[0], worker * kRanges / 2);
-      // Until it takes some of the other's.
-      for (size_t i = 1; i < own.size() && own[i] / 4 == worker; ++i) {
-        EXPECT_EQ(own[i], own[i - 1] + 1);
-      }
-    }
-    EXPECT_EQ(ranges[0].size() + ranges[1].size(), kRanges);
+    EXPECT_THAT(ranges[0], ::testing::ElementsAre(0, 1, 2, 3));
+    EXPECT_THAT(ranges[1], ::testing::ElementsAre(4, 5, 6, 7));
   }
 }
 
