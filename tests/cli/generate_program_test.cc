@@ -3,12 +3,14 @@
 #include <google/protobuf/text_format.h>
 #include <google/protobuf/util/message_differencer.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cmath>
 #include <fstream>
 #include <mutex>
 
+#include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "tests/cli/program.h"
 #include "tests/cli/scripted_services.h"
@@ -308,7 +310,8 @@ class Scorer {
 };
 
 std::string TextFile(size_t bytes) {
-  const std::string path = testing::TempDir() + "score.txt";
+  // Of this process, since tests run side by side.
+  const std::string path = absl::StrCat(testing::TempDir(), "score", getpid(), ".txt");
   std::ofstream(path) << std::string(bytes, 'x');
   return path;
 }
