@@ -115,7 +115,7 @@ class HessianSum;  // engine/hessian_sum.h
 // What a matrix is for.
 enum class MatrixUse : uint8_t {
   kProducts,
-  kAttention,  // products that make queries, keys and values, or read what attention makes
+  kKeysValues,  // products that make what attention keeps
   kRows,       // to have its rows looked up as well
 };
 

@@ -211,7 +211,7 @@ class CpuBackend final : public Backend {
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromPacked(
       std::unique_ptr<PackedMatrix> matrix, MatrixUse use) override {
     const cpu::ActivationForm form =
-        activations_.value_or(cpu::BestActivationForm(*matrix, use == MatrixUse::kAttention));
+        activations_.value_or(cpu::BestActivationForm(*matrix, use == MatrixUse::kKeysValues));
     return std::make_unique<CpuMatrix>(cpu::LinearOperator::FromPacked(std::move(matrix), form));
   }
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> MatrixFromDense(

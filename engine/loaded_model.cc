@@ -99,7 +99,9 @@ class PackedWeights final : public WeightSource {
 
  private:
   static MatrixUse UseOf(const std::string& name) {
-    return absl::StrContains(name, ".self_attn.") ? MatrixUse::kAttention : MatrixUse::kProducts;
+    const bool keys_values =
+        absl::StrContains(name, ".k_proj.") || absl::StrContains(name, ".v_proj.");
+    return keys_values ? MatrixUse::kKeysValues : MatrixUse::kProducts;
   }
   absl::StatusOr<std::unique_ptr<DeviceMatrix>> Load(const std::string& name, uint64_t rows,
                                                      uint64_t cols, MatrixUse use) {

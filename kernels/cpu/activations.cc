@@ -32,42 +32,70 @@ namespace HWY_NAMESPACE {
 constexpr int32_t kAbsMask = 0x7FFFFFFF;
 constexpr int32_t kInfinityBits = 0x7F800000;
 constexpr float kSmallestMax = 0x1p-118f;  // 127 divided by less overflows
+// What a block's largest absolute value may become: the first of those that leave least. Three
+// leave a sixth less than one (Gaussian values, sum of squares; four a fifth) and cost no
+// measurable time.
+constexpr float kTops[] = {127.0f, 126.0f, 125.0f};
 // Steps of a second row of codes in one of the first: half a step, what is left at most, is 127.
 constexpr float kRestSteps = 254.0f;
 
-// Scales of 16 blocks whose largest absolute values have these bits: max / 127; 0 below 2^-118,
-// where the inverse would overflow; NaN for infinity and NaN.
-void BlockScales(const int32_t* maxima, float* scales) {
+// A group's blocks.
+struct Blocks {
+  HWY_ALIGN int32_t maxima[kLanes];  // bits of the largest absolute value
+  HWY_ALIGN float tops[kLanes];      // what that becomes
+};
+
+// max / top for each block; 0 below 2^-118, where the inverse would overflow; NaN for infinity and
+// NaN.
+void BlockScales(const Blocks& blocks, float* scales) {
   const hn::RebindToSigned<LaneTag> di;
   for (size_t l = 0; l < kLanes; l += kVecLanes) {
-    const auto bits = hn::Load(di, maxima + l);
+    const auto bits = hn::Load(di, blocks.maxima + l);
     const auto max = hn::BitCast(LaneTag(), bits);
     const auto finite = hn::RebindMask(LaneTag(), hn::Lt(bits, hn::Set(di, kInfinityBits)));
     const auto usable = hn::Ge(max, hn::Set(LaneTag(), kSmallestMax));
-    const auto scale = hn::IfThenElseZero(usable, hn::Div(max, hn::Set(LaneTag(), 127.0f)));
+    const auto scale =
+        hn::IfThenElseZero(usable, hn::Div(max, hn::Load(LaneTag(), blocks.tops + l)));
     hn::StoreU(hn::IfThenElse(finite, scale, hn::Sub(max, max)), LaneTag(), scales + l);
   }
 }
 
-// 127 / max for each block, 0 where the scale is 0 or NaN.
+// kTops[0] / max for each block, 0 where the scale is 0 or NaN.
 template <class V>
 HWY_INLINE V Inverses(V max) {
   const auto usable = hn::And(hn::Ge(max, hn::Set(LaneTag(), kSmallestMax)),
                               hn::Lt(max, hn::Set(LaneTag(), HUGE_VALF)));
-  return hn::IfThenElseZero(usable, hn::Div(hn::Set(LaneTag(), 127.0f), max));
+  return hn::IfThenElseZero(usable, hn::Div(hn::Set(LaneTag(), kTops[0]), max));
 }
 
-// x rounded to the nearest integer, ties to even, as float and as int8; |x| <= 127 but for rounding
-// errors far below one half. Adding 1.5 * 2^23 leaves the integer in the sum's low bits.
+// x rounded to the nearest integer, ties to even; |x| <= 127 but for rounding errors far below one
+// half. Adding 1.5 * 2^23 leaves the integer in the sum's low bits.
+constexpr float kRounding = 0x1.8p23f;
+
+template <class V>
+HWY_INLINE V RoundVector(V x) {
+  const auto magic = hn::Set(LaneTag(), kRounding);
+  return hn::Sub(hn::Add(x, magic), magic);
+}
+
+// The same, and as int8.
 template <class V>
 HWY_INLINE V RoundVector(V x, int8_t* codes) {
   const hn::RebindToSigned<LaneTag> di;
   const hn::Rebind<int8_t, LaneTag> d8;
-  const auto magic = hn::Set(LaneTag(), 0x1.8p23f);
+  const auto magic = hn::Set(LaneTag(), kRounding);
   const auto rounded = hn::Add(x, magic);
   const auto code = hn::Sub(hn::BitCast(di, rounded), hn::BitCast(di, magic));
   hn::StoreU(hn::DemoteTo(d8, code), d8, codes);
   return hn::Sub(rounded, magic);
+}
+
+// The square of what rounding x * inverse leaves.
+template <class V>
+HWY_INLINE V SquaredRest(V x, V inverse) {
+  const auto scaled = hn::Mul(x, inverse);
+  const auto left = hn::Sub(scaled, RoundVector(scaled));
+  return hn::Mul(left, left);
 }
 
 // round(x * inverse), and with kInt16 round(254 * what that leaves). A zero inverse gives zero, for
@@ -84,39 +112,75 @@ HWY_INLINE void QuantizeVector(V x, V inverse, int8_t* codes, int8_t* rest) {
   }
 }
 
+// One of a quad's lanes with the others, in all of them. With one lane a vector, vectors are the
+// quad.
+#if HWY_TARGET == HWY_SCALAR
+constexpr size_t kQuadVectors = 4;
+#else
+constexpr size_t kQuadVectors = 1;
+#endif
+
+template <class V, class Join>
+HWY_INLINE V JoinQuad(const V (&lanes)[kQuadVectors], const Join& join) {
+#if HWY_TARGET == HWY_SCALAR
+  return join(join(lanes[0], lanes[1]), join(lanes[2], lanes[3]));
+#else
+  const V pairs = join(lanes[0], hn::Shuffle2301(lanes[0]));
+  return join(pairs, hn::Shuffle1032(pairs));
+#endif
+}
+
 // Columns c, c + 1, .. c + max(4, vector's lanes) - 1 of each of a group's steps: their codes, and
-// the bits of their quads' largest absolute values.
+// their blocks.
 template <ActivationForm kForm>
 HWY_INLINE void QuantizeColumns(const float* x, size_t steps, size_t c, int8_t* codes, int8_t* rest,
-                                int32_t* maxima) {
+                                Blocks& blocks) {
+  using V = hn::Vec<LaneTag>;
+  const LaneTag d;
   const hn::RebindToSigned<LaneTag> di;
-  const auto absolute = [&](size_t column) HWY_ATTR {
-    return hn::And(hn::BitCast(di, hn::LoadU(LaneTag(), x + column)), hn::Set(di, kAbsMask));
-  };
-  const auto quantize = [&](size_t column, auto inverse) HWY_ATTR {
-    QuantizeVector<kForm>(hn::LoadU(LaneTag(), x + column), inverse, codes + column, rest + column);
-  };
-  auto max = hn::Zero(di);
-#if HWY_TARGET == HWY_SCALAR
-  for (size_t j = 0; j < 4; ++j) {
-    for (size_t s = 0; s < steps; ++s) max = hn::Max(max, absolute(s * kStep + c + j));
+  hn::Vec<decltype(di)> maxima[kQuadVectors];
+  for (size_t v = 0; v < kQuadVectors; ++v) {
+    maxima[v] = hn::Zero(di);
+    for (size_t s = 0; s < steps; ++s) {
+      const auto bits = hn::BitCast(di, hn::LoadU(d, x + s * kStep + c + v));
+      maxima[v] = hn::Max(maxima[v], hn::And(bits, hn::Set(di, kAbsMask)));
+    }
   }
-  maxima[c / 4] = hn::GetLane(max);
-  const auto inverse = Inverses(hn::BitCast(LaneTag(), max));
-  for (size_t j = 0; j < 4; ++j) {
-    for (size_t s = 0; s < steps; ++s) quantize(s * kStep + c + j, inverse);
+  const auto max = JoinQuad(maxima, [](auto a, auto b) HWY_ATTR { return hn::Max(a, b); });
+
+  const V first = Inverses(hn::BitCast(d, max));
+  V inverse = first, top = hn::Set(d, kTops[0]), least = hn::Set(d, HUGE_VALF);
+  for (const float candidate : kTops) {
+    const V by = hn::Mul(first, hn::Set(d, candidate / kTops[0]));
+    V left[kQuadVectors];
+    for (size_t v = 0; v < kQuadVectors; ++v) {
+      left[v] = hn::Zero(d);
+      for (size_t s = 0; s < steps; ++s) {
+        left[v] = hn::Add(left[v], SquaredRest(hn::LoadU(d, x + s * kStep + c + v), by));
+      }
+    }
+    const V sum = JoinQuad(left, [](V a, V b) HWY_ATTR { return hn::Add(a, b); });
+    const V error = hn::Mul(sum, hn::Set(d, 1 / (candidate * candidate)));
+    const auto better = hn::Lt(error, least);
+    least = hn::IfThenElse(better, error, least);
+    inverse = hn::IfThenElse(better, by, inverse);
+    top = hn::IfThenElse(better, hn::Set(d, candidate), top);
   }
-#else
-  for (size_t s = 0; s < steps; ++s) max = hn::Max(max, absolute(s * kStep + c));
-  // Each quad's maximum in all of its four lanes.
-  max = hn::Max(max, hn::Shuffle2301(max));
-  max = hn::Max(max, hn::Shuffle1032(max));
-  HWY_ALIGN int32_t quads[kVecLanes];
-  hn::Store(max, di, quads);
-  for (size_t j = 0; j < kVecLanes; j += 4) maxima[(c + j) / 4] = quads[j];
-  const auto inverse = Inverses(hn::BitCast(LaneTag(), max));
-  for (size_t s = 0; s < steps; ++s) quantize(s * kStep + c, inverse);
-#endif
+  for (size_t v = 0; v < kQuadVectors; ++v) {
+    for (size_t s = 0; s < steps; ++s) {
+      const size_t column = s * kStep + c + v;
+      QuantizeVector<kForm>(hn::LoadU(d, x + column), inverse, codes + column, rest + column);
+    }
+  }
+
+  HWY_ALIGN int32_t quad_maxima[kVecLanes];
+  HWY_ALIGN float quad_tops[kVecLanes];
+  hn::Store(max, di, quad_maxima);
+  hn::Store(top, d, quad_tops);
+  for (size_t j = 0; j < kVecLanes; j += 4) {
+    blocks.maxima[(c + j) / 4] = quad_maxima[j];
+    blocks.tops[(c + j) / 4] = quad_tops[j];
+  }
 }
 
 // Biases of a group of `steps` steps; returns `total` and what it adds to the row's total.
@@ -144,11 +208,11 @@ HWY_INLINE void QuantizeRowAs(const float* x, size_t cols, const CodeRow& row,
     }
     Activations::Group& group = row.groups[c / Activations::kGroupCols];
     Activations::Group& rest_group = rest.groups[c / Activations::kGroupCols];
-    HWY_ALIGN int32_t maxima[kLanes];
+    Blocks blocks;
     for (size_t i = 0; i < kStep; i += HWY_MAX(kVecLanes, size_t{4})) {
-      QuantizeColumns<kForm>(values, steps, i, group.codes, rest_group.codes, maxima);
+      QuantizeColumns<kForm>(values, steps, i, group.codes, rest_group.codes, blocks);
     }
-    BlockScales(maxima, group.scales);
+    BlockScales(blocks, group.scales);
     total = AddGroup(group, steps, total);
     if constexpr (kForm == ActivationForm::kInt16) {
       for (size_t l = 0; l < kLanes; ++l) {

@@ -13,9 +13,9 @@
 
 namespace quantloom::cpu {
 
-ActivationForm BestActivationForm(const PackedMatrix& matrix, bool in_attention) {
+ActivationForm BestActivationForm(const PackedMatrix& matrix, bool keys_values) {
   const auto* icquant = dynamic_cast<const IcquantMatrix*>(&matrix);
-  const int int8_bits = in_attention ? 3 : 4;
+  const int int8_bits = keys_values ? 3 : 4;
   return icquant != nullptr && icquant->code_bits() > int8_bits ? ActivationForm::kInt16
                                                                 : ActivationForm::kInt8;
 }

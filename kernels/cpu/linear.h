@@ -80,7 +80,7 @@ class Activations {
   size_t code_rows() const { return static_cast<size_t>(form_) * tokens_; }
   size_t token_of(size_t i) const { return i < tokens_ ? i : i - tokens_; }
   // Row of codes i, [groups()]. For i < tokens() codes are round(x / scale) in [-127, 127], scale =
-  // max|x| / 127 of the block. Row tokens() + t is what row t leaves: scales are 1/254 of its
+  // max|x| / 127, / 126 or / 125 of the block, whichever leaves least. Row tokens() + t is what row t leaves: scales are 1/254 of its
   // scales, so that codes lie in [-127, 127] again, and x is the sum of both rows' scale * code but
   // for 1/508 of row t's scale. Codes of the last group are defined up to padded_cols().
   const Group* code_row(size_t i) const {
@@ -100,9 +100,9 @@ class Activations {
 };
 
 // What models run with: the form whose rounding costs less than 1 % of what the codec costs (KL
-// divergence; docs/quality.md). That is int8, and int16 for ICQuant at 8 bits and, in attention,
-// where errors cost most for few weights, at 4.
-ActivationForm BestActivationForm(const PackedMatrix& matrix, bool in_attention = false);
+// divergence; docs/quality.md). That is int8, and int16 for ICQuant at 8 bits and, where
+// keys or values are made (errors cost most there, for few weights), at 4.
+ActivationForm BestActivationForm(const PackedMatrix& matrix, bool keys_values = false);
 
 // A matrix ready for products. Immutable; Multiply may run on disjoint row ranges from several
 // threads.

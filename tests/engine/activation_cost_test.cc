@@ -82,9 +82,10 @@ class PartlyPacked final : public WeightSource {
     std::vector<PlaneView> planes;
     for (const Plane& plane : encoded.planes) planes.push_back(plane.view());
     QL_ASSIGN_OR_RETURN(auto matrix, OpenMatrix(encoded.recipe, rows, cols, planes));
-    const bool attention = name.find(".self_attn.") != name.npos;
+    const bool keys_values =
+        name.find(".k_proj.") != name.npos || name.find(".v_proj.") != name.npos;
     return backend_->MatrixFromPacked(std::move(matrix),
-                                      attention ? MatrixUse::kAttention : MatrixUse::kProducts);
+                                      keys_values ? MatrixUse::kKeysValues : MatrixUse::kProducts);
   }
   absl::StatusOr<std::unique_ptr<DeviceVector>> Vector(const std::string& name,
                                                        uint64_t size) override {

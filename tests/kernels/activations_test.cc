@@ -37,7 +37,19 @@ TEST(Activations, TheFloatFormIsACopyWithZerosBehind) {
   }
 }
 
-TEST(Activations, CodesAreRoundedQuotientsOfTheBlocksMaximum) {
+// The sum of squares that a block leaves when its largest absolute value becomes `top`.
+double LeftWith(float top, const std::vector<float>& block) {
+  float max = 0;
+  for (const float value : block) max = std::max(max, std::fabs(value));
+  const double scale = static_cast<double>(max) / top;
+  double left = 0;
+  for (const float value : block) {
+    left += std::pow(value - scale * std::nearbyint(value / scale), 2);
+  }
+  return left;
+}
+
+TEST(Activations, CodesAreQuotientsByTheScaleThatLeavesLeast) {
   for (size_t cols : {1, 3, 64, 65, 255, 256, 257, 576, 1000}) {
     const size_t tokens = 3, stride = cols + 5;
     const std::vector<float> x = RandomFloats(tokens * stride, cols);
@@ -46,23 +58,30 @@ TEST(Activations, CodesAreRoundedQuotientsOfTheBlocksMaximum) {
       a.Assign(x.data(), tokens, cols, stride, ActivationForm::kInt8);
       ASSERT_EQ(a.padded_cols() % 64, 0u);
       for (size_t t = 0; t < tokens; ++t) {
-        std::vector<float> maxima(a.groups() * 16);
+        std::vector<std::vector<float>> blocks(a.groups() * 16);
         std::vector<int32_t> sums(a.groups() * 16);
-        for (size_t c = 0; c < cols; ++c) {
-          maxima[BlockOf(c)] = std::max(maxima[BlockOf(c)], std::fabs(x[t * stride + c]));
-        }
+        for (size_t c = 0; c < cols; ++c) blocks[BlockOf(c)].push_back(x[t * stride + c]);
         double total = 0;
         for (size_t c = 0; c < a.padded_cols(); ++c) {
           const float scale = ScaleOf(a, t, BlockOf(c));
           const float value = c < cols ? x[t * stride + c] : 0.0f;
-          ASSERT_EQ(scale, maxima[BlockOf(c)] / 127.0f);
           ASSERT_LE(std::abs(CodeOf(a, t, c)), 127);
           // Half a step, and the rounding of the quotient.
           ASSERT_LE(std::fabs(value - scale * CodeOf(a, t, c)), scale * 0.50003f);
           sums[BlockOf(c)] += CodeOf(a, t, c);
           total += static_cast<double>(scale) * CodeOf(a, t, c);
         }
-        for (size_t b = 0; b < sums.size(); ++b) ASSERT_EQ(BiasOf(a, t, b), -128 * sums[b]);
+        for (size_t b = 0; b < sums.size(); ++b) {
+          ASSERT_EQ(BiasOf(a, t, b), -128 * sums[b]);
+          if (blocks[b].empty()) continue;
+          float max = 0;
+          for (const float value : blocks[b]) max = std::max(max, std::fabs(value));
+          const float top = std::nearbyint(max / ScaleOf(a, t, b));
+          ASSERT_EQ(ScaleOf(a, t, b), max / top);
+          const double least = std::min(
+              {LeftWith(127, blocks[b]), LeftWith(126, blocks[b]), LeftWith(125, blocks[b])});
+          ASSERT_LE(LeftWith(top, blocks[b]), 1.0001 * least + 1e-9 * max * max);
+        }
         EXPECT_NEAR(a.total(t), total, 1e-4);
       }
     });

@@ -149,12 +149,12 @@ INSTANTIATE_TEST_SUITE_P(
                     FormCase{Form::kTensor, 2, true, false},
                     FormCase{Form::kTensor, 4, true, false}));
 
-TEST(IcquantProduct, ReadsInt16WithEightBitsAndInAttentionWithFour) {
+TEST(IcquantProduct, ReadsInt16WithEightBitsAndForKeysAndValuesWithFour) {
   for (const int bits : {1, 2, 3, 4, 8}) {
     const RandomIcquant random({bits, Form::kInt8, bits < 8, false, 2, 64}, 1);
     const auto expected = bits == 8 ? ActivationForm::kInt16 : ActivationForm::kInt8;
     EXPECT_EQ(MakeOperator(random)->activation_form(), expected);
-    EXPECT_EQ(BestActivationForm(*random.Open(), /*in_attention=*/true),
+    EXPECT_EQ(BestActivationForm(*random.Open(), /*keys_values=*/true),
               bits == 4 ? ActivationForm::kInt16 : expected);
   }
 }
