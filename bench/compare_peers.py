@@ -141,7 +141,7 @@ class Runner:
         metrics["weights/s"] = first["linear_weights_per_second"]
         metrics["bytes/s"] = first["weight_bytes_per_second"]
         metrics["head share"] = first["head_seconds"] / first["step_seconds"]
-        metrics["read bandwidth"] = report["machine"]["read_bytes_per_second"]
+        metrics["read bandwidth"] = first["read_bytes_per_second"]
         metrics["int8 peak"] = report["machine"]["int8_multiply_adds_per_second"]
         results["machine"]["simd"] = report["processor"]
         results.setdefault("models", {})[contestant.file] = {

@@ -94,6 +94,11 @@ absl::StatusOr<ModelSpeed> MeasureModelSpeed(const LoadedModel& model,
     QL_ASSIGN_OR_RETURN(const double seconds, sequences->Step(count, done == options.prompt, true));
     speed.prompt_seconds += seconds;
   }
+  if (options.generate == 0) return speed;
+  const auto read_bandwidth = [&] {
+    return options.read_bandwidth == nullptr ? 0.0 : options.read_bandwidth();
+  };
+  speed.read_bandwidth = read_bandwidth() / 2;
   std::vector<double> steps, heads;  // seconds; a head's are from two steps in a row
   for (uint32_t step = 0; step < options.generate; ++step) {
     QL_ASSIGN_OR_RETURN(const double seconds, sequences->Step(1, true, true));
@@ -102,10 +107,9 @@ absl::StatusOr<ModelSpeed> MeasureModelSpeed(const LoadedModel& model,
     QL_ASSIGN_OR_RETURN(const double without_head, sequences->Step(1, false, false));
     heads.push_back(seconds - without_head);
   }
-  if (!steps.empty()) {
-    speed.step_seconds = Median(steps);
-    speed.layers_seconds = speed.step_seconds - std::max(Median(heads), 0.0);
-  }
+  speed.read_bandwidth += read_bandwidth() / 2;
+  speed.step_seconds = Median(steps);
+  speed.layers_seconds = speed.step_seconds - std::max(Median(heads), 0.0);
   return speed;
 }
 

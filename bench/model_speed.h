@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "absl/status/statusor.h"
 #include "engine/backend.h"
@@ -15,6 +16,9 @@ struct SpeedOptions {
   uint32_t generate = 128;  // generated tokens of each sequence; 0: none
   uint32_t chunk = 512;     // prompt tokens of each sequence a step
   KvElement kv = KvElement::kF16;
+  // Bytes per second that memory is read at; null: not asked. Asked right before and right after
+  // generation, since a virtual machine's memory may be twice as fast a second later.
+  std::function<double()> read_bandwidth = nullptr;
 };
 
 struct ModelSpeed {
@@ -23,6 +27,7 @@ struct ModelSpeed {
   // embedding). Zero where nothing was generated.
   double step_seconds = 0;
   double layers_seconds = 0;
+  double read_bandwidth = 0;  // the mean of both answers, bytes per second
 };
 
 // Runs tokens that mean nothing. Every fourth generating step is followed by one more without

@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -36,7 +37,7 @@ struct Options {
   bool json = false;
 };
 
-// What shares are taken of; zero where that is not this machine's memory and processor.
+// What the machine does at best; zero where the model runs on another device.
 struct Limits {
   double read_bytes = 0;
   double int8_products = 0;
@@ -70,8 +71,11 @@ json Figures(const LoadedModel& model, const Limits& limits, const SpeedOptions&
   figures["linear_weights_per_second"] =
       double{1} * options.batch * static_cast<double>(weights.layers) / speed.layers_seconds;
   figures["weight_bytes_per_second"] = bytes / speed.step_seconds;
-  if (limits.read_bytes > 0) {
-    figures["share_of_read_bandwidth"] = bytes / speed.step_seconds / limits.read_bytes;
+  if (speed.read_bandwidth > 0) {
+    figures["read_bytes_per_second"] = speed.read_bandwidth;
+    figures["share_of_read_bandwidth"] = bytes / speed.step_seconds / speed.read_bandwidth;
+  }
+  if (limits.int8_products > 0) {
     figures["share_of_int8_peak"] = step_products / speed.step_seconds / limits.int8_products;
   }
   return figures;
@@ -163,8 +167,10 @@ absl::Status Run(const Options& options) {
   QL_ASSIGN_OR_RETURN(const DeviceChoice choice, ChooseDevice(options.device));
   QL_ASSIGN_OR_RETURN(const auto model, Load(options.model, *choice.device, team));
   Limits limits;
+  std::function<double()> read_bandwidth;
   if (choice.device->name() == "cpu") {
-    limits = {.read_bytes = MeasureReadBandwidth(team), .int8_products = MeasureInt8Peak(team)};
+    read_bandwidth = [&] { return MeasureReadBandwidth(team); };
+    limits = {.read_bytes = read_bandwidth(), .int8_products = MeasureInt8Peak(team)};
   }
   json run = Describe(options, *model, *choice.device, team.size(), limits);
   if (!options.json) PrintHeader(run);
@@ -174,7 +180,8 @@ absl::Status Run(const Options& options) {
                                           .prompt = prompt,
                                           .generate = options.generate,
                                           .chunk = options.chunk,
-                                          .kv = options.f32_kv ? KvElement::kF32 : KvElement::kF16};
+                                          .kv = options.f32_kv ? KvElement::kF32 : KvElement::kF16,
+                                          .read_bandwidth = read_bandwidth};
       QL_ASSIGN_OR_RETURN(const ModelSpeed speed, MeasureModelSpeed(*model, speed_options));
       run["results"].push_back(Figures(*model, limits, speed_options, speed));
       if (!options.json) PrintFigures(run["results"].back());
@@ -189,8 +196,8 @@ constexpr char kFooter[] =
     "the\nprompt; its median step counts. head is its share of a step; weights/s are those of the "
     "decoder's linear layers, "
     "once for\neach sequence, in the rest of the step; GB/s are bytes of all weights, read once a "
-    "step. Shares\nare of the memory's bandwidth and of the processor's int8 multiply-adds, which "
-    "this program\nmeasures first, with the same threads.\n\n"
+    "step. Shares\nare of the memory's bandwidth, measured right before and after decoding, "
+    "and of the processor's int8\nmultiply-adds, measured first, with the same threads.\n\n"
     "Exit status: 0 done, 1 failed, 2 wrong command line.";
 
 int Main(int argc, char** argv) {

@@ -45,9 +45,19 @@ TEST_F(ModelSpeedTest, EveryPartOfAStepTakesTime) {
 }
 
 TEST_F(ModelSpeedTest, NothingGeneratedTakesNoTime) {
-  const auto speed = MeasureModelSpeed(*model_, {.prompt = 4, .generate = 0});
+  const auto speed = MeasureModelSpeed(
+      *model_, {.prompt = 4, .generate = 0, .read_bandwidth = [] { return 1.0; }});
   ASSERT_TRUE(speed.ok()) << speed.status();
   EXPECT_EQ(speed->step_seconds, 0);
+  EXPECT_EQ(speed->read_bandwidth, 0);
+}
+
+TEST_F(ModelSpeedTest, BandwidthIsTheMeanOfBeforeAndAfterGeneration) {
+  double answer = 1;
+  const auto speed = MeasureModelSpeed(
+      *model_, {.prompt = 4, .generate = 2, .read_bandwidth = [&] { return answer *= 3; }});
+  ASSERT_TRUE(speed.ok()) << speed.status();
+  EXPECT_EQ(speed->read_bandwidth, 6);
 }
 
 TEST_F(ModelSpeedTest, WholeContextCanBeUsedAndNoMore) {
