@@ -116,7 +116,7 @@ class HessianSum;  // engine/hessian_sum.h
 enum class MatrixUse : uint8_t {
   kProducts,
   kKeysValues,  // products that make what attention keeps
-  kRows,       // to have its rows looked up as well
+  kRows,        // to have its rows looked up as well
 };
 
 class Backend {
