@@ -79,10 +79,10 @@ class Activations {
   // Rows of codes: one for each token, then in kInt16 another one for each.
   size_t code_rows() const { return static_cast<size_t>(form_) * tokens_; }
   size_t token_of(size_t i) const { return i < tokens_ ? i : i - tokens_; }
-  // Row of codes i, [groups()]. Codes lie in [-127, 127]. For i < tokens() they are round(x / scale),
-  // scale = max|x| / 127, 126 or 125 of the block, whichever leaves least. Row tokens() + t is what
-  // row t leaves, its scales 1/254 of row t's; x is the sum of both rows' scale * code but for 1/508
-  // of row t's scale. Codes of the last group are defined up to padded_cols().
+  // Row of codes i, [groups()], in [-127, 127]. For i < tokens() they are round(x / scale), scale =
+  // max|x| / 127, 126 or 125 of the block, whichever leaves least. Row tokens() + t is what row t
+  // leaves, its scales 1/254 of row t's: x is the sum of both rows' scale * code but for 1/508 of
+  // row t's scale. Codes of the last group are defined up to padded_cols().
   const Group* code_row(size_t i) const {
     return reinterpret_cast<const Group*>(codes_.data() + i * code_row_bytes());
   }
