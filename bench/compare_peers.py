@@ -16,7 +16,8 @@ its run-time repacking, the better of which counts; other settings are the libra
 
 A round runs every contestant of a part once; ratios are taken within rounds, their median and spread over rounds. Before
 each there is a pause: virtual machines often have a budget of processor time that steady work uses up, and then stand still
-for 40 of every 100 ms. A run that more than 2 % of the processors' time was stolen from is repeated. Results are added to the file, which performance_page.py makes docs/performance.md of. --fresh forgets a part's earlier rounds.
+for 40 of every 100 ms. A run that more than 2 % of the processors' time was stolen from is repeated. Results are added to
+the file, which performance_page.py makes docs/performance.md of. --fresh forgets a part's earlier rounds.
 """
 
 import argparse

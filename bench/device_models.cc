@@ -1,12 +1,12 @@
 #include "bench/device_models.h"
 
-#include <algorithm>
 #include <memory>
 #include <numeric>
 #include <utility>
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "bench/median.h"
 #include "core/base/status.h"
 #include "core/transform/incoherence.h"
 #include "engine/cuda/cuda_transform.h"
@@ -74,12 +74,6 @@ double TokenOperations(const ModelConfig& config) {
 
 struct StepTimes {
   std::vector<double> device, wall;
-
-  double Median(std::vector<double> times) const {
-    const auto middle = times.begin() + static_cast<int64_t>(times.size() / 2);
-    std::nth_element(times.begin(), middle, times.end());
-    return *middle;
-  }
 };
 
 // One model and its cache, to take steps with.
@@ -205,9 +199,9 @@ absl::StatusOr<std::vector<DeviceTiming>> MeasureModel(const DeviceUnderTest& de
                         .tokens = tokens,
                         .bytes = bytes,
                         .operations = TokenOperations(model_shape.config) * tokens,
-                        .seconds = times.Median(times.device),
+                        .seconds = Median(times.device),
                         .sweep_seconds = static_cast<double>(bytes) / bytes_per_second,
-                        .wall_seconds = times.Median(times.wall)};
+                        .wall_seconds = Median(times.wall)};
   };
   std::vector<DeviceTiming> timings;
   for (const uint32_t batch : cases.batches) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "bench/median.h"
 #include "core/base/status.h"
 #include "engine/kv_cache.h"
 #include "engine/model.h"
@@ -15,13 +16,6 @@ namespace {
 
 constexpr uint32_t kBlockTokens = 64;
 constexpr uint32_t kStepsPerLayersStep = 4;
-
-// A virtual processor may stand still for tens of milliseconds, which would be what a mean tells.
-double Median(std::vector<double>& values) {
-  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 // Sequences that grow together.
 class Sequences {

@@ -192,12 +192,12 @@ absl::Status Run(const Options& options) {
 }
 
 constexpr char kFooter[] =
-    "prompt/s and decode/s are tokens per second of all sequences together. Decoding begins after "
-    "the\nprompt; its median step counts. head is its share of a step; weights/s are those of the "
-    "decoder's linear layers, "
-    "once for\neach sequence, in the rest of the step; GB/s are bytes of all weights, read once a "
-    "step. Shares\nare of the memory's bandwidth, measured right before and after decoding, "
-    "and of the processor's int8\nmultiply-adds, measured first, with the same threads.\n\n"
+    "prompt/s and decode/s are tokens per second of all sequences together. Decoding begins after\n"
+    "the prompt; its median step counts. head is its share of a step; weights/s are those of the\n"
+    "decoder's linear layers, once for each sequence, in the rest of the step; GB/s are bytes of\n"
+    "all weights, read once a step. Shares are of the memory's bandwidth, measured right before\n"
+    "and after decoding, and of the processor's int8 multiply-adds, measured first, with the same\n"
+    "threads.\n\n"
     "Exit status: 0 done, 1 failed, 2 wrong command line.";
 
 int Main(int argc, char** argv) {

@@ -13,7 +13,6 @@
 #include <spawn.h>
 #include <sys/wait.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -23,6 +22,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -31,6 +31,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "bench/median.h"
 #include "core/base/json.h"
 #include "core/base/status.h"
 #include "core/format/packed_model.h"
@@ -150,11 +151,10 @@ absl::StatusOr<Run> Measure(const std::string& program, const std::filesystem::p
   return absl::DeadlineExceededError("the model was not loaded in time");
 }
 
-double Median(const std::vector<Run>& runs, double Run::*member) {
+double MedianOf(const std::vector<Run>& runs, double Run::*member) {
   std::vector<double> values;
   for (const Run& run : runs) values.push_back(run.*member);
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
+  return Median(std::move(values));
 }
 
 absl::Status Benchmark(const std::string& program, const std::filesystem::path& directory, int runs,
@@ -173,25 +173,26 @@ absl::Status Benchmark(const std::string& program, const std::filesystem::path& 
                 i + 1, run.first_token_seconds, run.tokens_per_second,
                 run.resident_bytes / kMegabyte, run.peak_bytes / kMegabyte);
   }
-  const double first = Median(measured, &Run::first_token_seconds);
-  const double resident = Median(measured, &Run::resident_bytes);
-  const double peak = Median(measured, &Run::peak_bytes);
+  const double first = MedianOf(measured, &Run::first_token_seconds);
+  const double resident = MedianOf(measured, &Run::resident_bytes);
+  const double peak = MedianOf(measured, &Run::peak_bytes);
   // The bound promised: 1.35 x packed + KV cache + 150 MB. KV pages that no token has touched are
   // not resident.
   const double bound = 1.35 * packed_bytes + kv_bytes + 150 * kMegabyte;
   if (json) {
-    const nlohmann::json result = {{"first_token_seconds", first},
-                                   {"tokens_per_second", Median(measured, &Run::tokens_per_second)},
-                                   {"resident_bytes", resident},
-                                   {"peak_resident_bytes", peak},
-                                   {"packed_bytes", packed_bytes},
-                                   {"kv_cache_bytes", kv_bytes},
-                                   {"resident_bound_bytes", bound}};
+    const nlohmann::json result = {
+        {"first_token_seconds", first},
+        {"tokens_per_second", MedianOf(measured, &Run::tokens_per_second)},
+        {"resident_bytes", resident},
+        {"peak_resident_bytes", peak},
+        {"packed_bytes", packed_bytes},
+        {"kv_cache_bytes", kv_bytes},
+        {"resident_bound_bytes", bound}};
     std::cout << DumpJson(result, 2) << "\n";
     return absl::OkStatus();
   }
   std::printf("median of %d: first token %.3f s, %.1f tokens/s, resident %.1f MB, peak %.1f MB\n",
-              runs, first, Median(measured, &Run::tokens_per_second), resident / kMegabyte,
+              runs, first, MedianOf(measured, &Run::tokens_per_second), resident / kMegabyte,
               peak / kMegabyte);
   std::printf("packed %.1f MB, KV cache %.1f MB, bound 1.35 x packed + KV + 150 MB = %.1f MB: %s\n",
               packed_bytes / kMegabyte, kv_bytes / kMegabyte, bound / kMegabyte,
