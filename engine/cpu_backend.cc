@@ -169,11 +169,17 @@ const HadamardTransform* OutputTransform(const cpu::LinearOperator& op) {
   return op.incoherence() == nullptr ? nullptr : op.incoherence()->output();
 }
 
-// Whether matrices with equally many columns read one form of their inputs: values or codes, under
-// the same transform.
+// Whether one form of inputs has another one.
+bool Has(cpu::ActivationForm form, cpu::ActivationForm other) {
+  return form == other ||
+         (form == cpu::ActivationForm::kInt16 && other == cpu::ActivationForm::kInt8);
+}
+
+// Whether matrices with equally many columns may read the same inputs: values or codes, under one
+// transform.
 bool ShareInputs(const cpu::LinearOperator& a, const cpu::LinearOperator& b) {
-  constexpr auto kFloat = cpu::ActivationForm::kFloat;
-  if ((a.activation_form() == kFloat) != (b.activation_form() == kFloat)) return false;
+  const cpu::ActivationForm form_a = a.activation_form(), form_b = b.activation_form();
+  if (!Has(form_a, form_b) && !Has(form_b, form_a)) return false;
   if (InputTransform(a) == nullptr || InputTransform(b) == nullptr) {
     return InputTransform(a) == InputTransform(b);
   }

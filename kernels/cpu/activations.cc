@@ -8,7 +8,7 @@ namespace quantloom::cpu {
 
 // Where a row of codes is written.
 struct CodeRow {
-  Activations::Group* groups;
+  uint8_t* groups;
   float* total;
 };
 
@@ -184,7 +184,8 @@ HWY_INLINE void QuantizeColumns(const float* x, size_t steps, size_t c, int8_t* 
 }
 
 // Biases of a group of `steps` steps; returns `total` and what it adds to the row's total.
-HWY_INLINE Lanes AddGroup(Activations::Group& group, size_t steps, const Lanes& total) {
+template <size_t kSteps>
+HWY_INLINE Lanes AddGroup(Activations::Group<kSteps>& group, size_t steps, const Lanes& total) {
   Sums16 sums = ZeroSums();
   for (size_t s = 0; s < steps; ++s) sums = AddQuads(sums, LoadBytes(group.codes + s * kStep));
   StoreSums(sums, group.biases);
@@ -195,19 +196,23 @@ HWY_INLINE Lanes AddGroup(Activations::Group& group, size_t steps, const Lanes& 
 template <ActivationForm kForm>
 HWY_INLINE void QuantizeRowAs(const float* x, size_t cols, const CodeRow& row,
                               const CodeRow& rest) {
+  constexpr size_t kSteps =
+      kForm == ActivationForm::kInt8Wide ? Activations::kWideGroupSteps : Activations::kGroupSteps;
+  constexpr size_t kGroupCols = kSteps * kStep;
+  using Group = Activations::Group<kSteps>;
   Lanes total = Splat(0.0f), rest_total = Splat(0.0f);
-  for (size_t c = 0; c < cols; c += Activations::kGroupCols) {
-    const size_t group_cols = HWY_MIN(Activations::kGroupCols, cols - c);
+  for (size_t c = 0; c < cols; c += kGroupCols) {
+    const size_t group_cols = HWY_MIN(kGroupCols, cols - c);
     const size_t steps = (group_cols + kStep - 1) / kStep;
     const float* values = x + c;
-    HWY_ALIGN float padded[Activations::kGroupCols];
+    HWY_ALIGN float padded[kGroupCols];
     if (group_cols % kStep != 0) {
       memcpy(padded, values, group_cols * sizeof(float));
       memset(padded + group_cols, 0, (steps * kStep - group_cols) * sizeof(float));
       values = padded;
     }
-    Activations::Group& group = row.groups[c / Activations::kGroupCols];
-    Activations::Group& rest_group = rest.groups[c / Activations::kGroupCols];
+    Group& group = reinterpret_cast<Group*>(row.groups)[c / kGroupCols];
+    Group& rest_group = reinterpret_cast<Group*>(rest.groups)[c / kGroupCols];
     Blocks blocks;
     for (size_t i = 0; i < kStep; i += HWY_MAX(kVecLanes, size_t{4})) {
       QuantizeColumns<kForm>(values, steps, i, group.codes, rest_group.codes, blocks);
@@ -225,10 +230,16 @@ HWY_INLINE void QuantizeRowAs(const float* x, size_t cols, const CodeRow& row,
   if constexpr (kForm == ActivationForm::kInt16) *rest.total = TreeSum(rest_total);
 }
 
-// The codes of one row of activations; with kInt16 two of them.
-void QuantizeRow(const float* x, size_t cols, const CodeRow& row, const CodeRow* rest) {
-  if (rest == nullptr) return QuantizeRowAs<ActivationForm::kInt8>(x, cols, row, row);
-  QuantizeRowAs<ActivationForm::kInt16>(x, cols, row, *rest);
+// The codes of one row of activations, and with kInt16 of what those leave.
+void QuantizeRow(const float* x, size_t cols, ActivationForm form, const CodeRow& row,
+                 const CodeRow& rest) {
+  if (form == ActivationForm::kInt8Wide) {
+    return QuantizeRowAs<ActivationForm::kInt8Wide>(x, cols, row, row);
+  }
+  if (form == ActivationForm::kInt8) {
+    return QuantizeRowAs<ActivationForm::kInt8>(x, cols, row, row);
+  }
+  QuantizeRowAs<ActivationForm::kInt16>(x, cols, row, rest);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -258,14 +269,11 @@ void Activations::SetRow(size_t token, const float* x) {
     return;
   }
   const auto written = [&](size_t i) {
-    return CodeRow{reinterpret_cast<Group*>(codes_.data() + i * code_row_bytes()), &totals_[i]};
+    return CodeRow{codes_.data() + i * code_row_bytes(), &totals_[i]};
   };
   const CodeRow row = written(token);
-  if (form_ == ActivationForm::kInt8) {
-    return HWY_DYNAMIC_DISPATCH(QuantizeRow)(x, cols_, row, nullptr);
-  }
-  const CodeRow rest = written(tokens_ + token);
-  HWY_DYNAMIC_DISPATCH(QuantizeRow)(x, cols_, row, &rest);
+  const CodeRow rest = form_ == ActivationForm::kInt16 ? written(tokens_ + token) : row;
+  HWY_DYNAMIC_DISPATCH(QuantizeRow)(x, cols_, form_, row, rest);
 }
 
 void Activations::Assign(const float* x, size_t tokens, size_t cols, size_t stride,

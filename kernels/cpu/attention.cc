@@ -233,10 +233,8 @@ HWY_INLINE float MaxScore(const float* scores, float max) {
       largest.v[i] = hn::IfThenElse(hn::Gt(score.v[i], largest.v[i]), score.v[i], largest.v[i]);
     }
   }
-  HWY_ALIGN float lanes[kLanes];
-  StoreLanes(largest, lanes);
-  for (size_t l = 1; l < kLanes; ++l) lanes[0] = HWY_MAX(lanes[0], lanes[l]);
-  return lanes[0];
+  for (size_t i = 1; i < kVecs; ++i) largest.v[0] = hn::Max(largest.v[0], largest.v[i]);
+  return hn::GetLane(hn::MaxOfLanes(LaneTag(), largest.v[0]));
 }
 
 // scores[j] becomes exp(scores[j] - max) for the 64 entries; returns their sum added to `sum`.
@@ -261,18 +259,27 @@ HWY_INLINE void AttendChunk(const float* const* queries, const ChunkKeys<E>& key
                             size_t head_dim, float scale, float* const* states) {
   HWY_ALIGN float scores[Q][kChunk];
   Scores<Q>(queries, keys, next, count, head_dim, scale, scores);
-  float corrections[Q];
+  HWY_ALIGN float corrections[kHeldQueries] = {};
+  float references[Q];
+  for (size_t q = 0; q < Q; ++q) {
+    float* const max = states[q];
+    const float before = *max;
+    *max = MaxScore(scores[q], before);
+    // All scores so far -infinity or NaN: any finite reference keeps the arithmetic defined.
+    references[q] = *max == -HUGE_VALF ? 0.0f : *max;
+    corrections[q] = before - references[q];
+  }
+  const hn::CappedTag<float, kHeldQueries> d_queries;
+  for (size_t q = 0; q < Q; q += hn::MaxLanes(d_queries)) {
+    const auto differences = hn::Load(d_queries, corrections + q);
+    hn::Store(ExpVec(d_queries, differences), d_queries, corrections + q);
+  }
   float* outputs[Q];
   for (size_t q = 0; q < Q; ++q) {
-    float* state = states[q];
-    const float max = MaxScore(scores[q], state[0]);
-    // All scores so far -infinity or NaN: any finite reference keeps the arithmetic defined.
-    const float reference = max == -HUGE_VALF ? 0.0f : max;
-    corrections[q] = hn::GetLane(ExpVec(LaneTag(), hn::Set(LaneTag(), state[0] - reference)));
-    outputs[q] = state + kStateHeader;
-    state[0] = max;
-    const Lanes sum = Mul(LoadLanes(state + kLanes), Splat(corrections[q]));
-    StoreLanes(Weights(scores[q], reference, sum), state + kLanes);
+    float* const sums = states[q] + kLanes;
+    const Lanes sum = Mul(LoadLanes(sums), Splat(corrections[q]));
+    StoreLanes(Weights(scores[q], references[q], sum), sums);
+    outputs[q] = states[q] + kStateHeader;
   }
   constexpr size_t S = kHeldSets<Q>;
   size_t d = 0;

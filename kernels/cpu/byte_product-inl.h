@@ -1,5 +1,5 @@
 // The integer form of a product: int8 weights times int8 activations, exact in int32 within a block
-// of 16 columns, then 16 fp32 lanes over the groups (see linear.h).
+// of columns, then 16 fp32 lanes over the groups (see linear.h).
 //
 // A step is 64 columns: 64 weight bytes and 64 activation bytes, multiplied and added in fours into
 // 16 int32 lanes. What one step of 64 products costs:
@@ -30,7 +30,7 @@ namespace HWY_NAMESPACE {
 #define QUANTLOOM_X86_256 (HWY_TARGET == HWY_AVX2)
 
 constexpr size_t kStep = Activations::kStepCols;
-constexpr size_t kGroupSteps = Activations::kGroupCols / kStep;
+constexpr size_t kGroupSteps = Activations::kGroupSteps;
 
 // The 64 bytes of a step, and the int32 sums of its 16 quads.
 #if QUANTLOOM_X86_512
@@ -190,14 +190,14 @@ HWY_INLINE void KeepInRegister(Bytes64& bytes) {
 #endif
 }
 
-// Sources of a product's weights. Group(g) is where group g begins; of that, Step(s, r) is step s
-// of row r in the form that Dot takes.
+// Sources of a product's weights. From(step) is where a step begins; of that, Step(s, r) is the
+// s-th step on of row r in the form that Dot takes.
 
-// R rows in operand form that were decoded to memory because several tokens use them, from group
+// R rows in operand form that were decoded to memory because several tokens use them, from step
 // `first` on: [steps, R, 64], one stream with one pointer.
 template <size_t R>
 struct DecodedRows {
-  struct GroupRows {
+  struct StepRows {
     const uint8_t* bytes;
     HWY_INLINE Bytes64 Step(size_t s, size_t r) const {
       return LoadBytes(bytes + (s * R + r) * kStep);
@@ -211,9 +211,7 @@ struct DecodedRows {
   HWY_INLINE DecodedRows Tile(size_t row) const {
     return {bytes + row / R * tile_bytes, first, tile_bytes};
   }
-  HWY_INLINE GroupRows Group(size_t group) const {
-    return {bytes + (group - first) * kGroupSteps * R * kStep};
-  }
+  HWY_INLINE StepRows From(size_t step) const { return {bytes + (step - first) * R * kStep}; }
 };
 
 // Rows `stride` bytes apart, in operand form or as int8 weights.
@@ -223,9 +221,7 @@ struct StoredRows {
   size_t stride;
   // The rows from `row` on.
   HWY_INLINE StoredRows Tile(size_t row) const { return {bytes + row * stride, stride}; }
-  HWY_INLINE StoredRows Group(size_t group) const {
-    return {bytes + group * kGroupSteps * kStep, stride};
-  }
+  HWY_INLINE StoredRows From(size_t step) const { return {bytes + step * kStep, stride}; }
   HWY_INLINE Bytes64 Step(size_t s, size_t r) const {
     const Bytes64 stored = LoadBytes(bytes + r * stride + s * kStep);
     return kOperands ? stored : ToOperand(stored);
@@ -234,14 +230,14 @@ struct StoredRows {
 using OperandRows = StoredRows<true>;
 using ByteRows = StoredRows<false>;
 
-// T rows of codes.
-template <size_t T>
+// T rows of codes in groups of kSteps steps.
+template <size_t T, size_t kSteps = kGroupSteps>
 struct TokenTile {
-  const Activations::Group* rows[T];
+  const Activations::Group<kSteps>* rows[T];
 
   HWY_INLINE TokenTile(const Activations& x, size_t first) {
 #pragma GCC unroll 8
-    for (size_t t = 0; t < T; ++t) rows[t] = x.code_row(first + t);
+    for (size_t t = 0; t < T; ++t) rows[t] = x.code_row<kSteps>(first + t);
   }
   HWY_INLINE Bytes64 Step(size_t t, size_t group, size_t step_of_group) const {
     return LoadBytes(rows[t][group].codes + step_of_group * kStep);
@@ -249,8 +245,8 @@ struct TokenTile {
 };
 
 // What the accumulators of a group start from.
-template <size_t R, size_t T>
-HWY_INLINE void StartBlocks(const TokenTile<T>& x, size_t group, Sums16 (&blocks)[R][T]) {
+template <size_t R, size_t T, size_t kSteps>
+HWY_INLINE void StartBlocks(const TokenTile<T, kSteps>& x, size_t group, Sums16 (&blocks)[R][T]) {
 #pragma GCC unroll 8
   for (size_t t = 0; t < T; ++t) {
     const Sums16 start = StartSums(x.rows[t][group].biases);
@@ -260,8 +256,8 @@ HWY_INLINE void StartBlocks(const TokenTile<T>& x, size_t group, Sums16 (&blocks
 }
 
 // sums[r][t] += scale * (a group's block sums), lane by lane.
-template <size_t R, size_t T>
-HWY_INLINE void AddBlocks(const TokenTile<T>& x, size_t group, const Sums16 (&blocks)[R][T],
+template <size_t R, size_t T, size_t kSteps>
+HWY_INLINE void AddBlocks(const TokenTile<T, kSteps>& x, size_t group, const Sums16 (&blocks)[R][T],
                           Lanes (&sums)[R][T]) {
 #pragma GCC unroll 8
   for (size_t t = 0; t < T; ++t) {
@@ -272,12 +268,12 @@ HWY_INLINE void AddBlocks(const TokenTile<T>& x, size_t group, const Sums16 (&bl
 }
 
 // One group of `steps` steps.
-template <size_t R, size_t T, class Source>
-HWY_INLINE void ByteGroup(const Source& rows, const TokenTile<T>& x, size_t group, size_t steps,
-                          Lanes (&sums)[R][T]) {
+template <size_t R, size_t T, class Source, size_t kSteps>
+HWY_INLINE void ByteGroup(const Source& rows, const TokenTile<T, kSteps>& x, size_t group,
+                          size_t steps, Lanes (&sums)[R][T]) {
   Sums16 blocks[R][T];
   StartBlocks(x, group, blocks);
-  const auto weights_of = rows.Group(group);
+  const auto weights_of = rows.From(group * kSteps);
   const auto step_body = [&](size_t s) HWY_ATTR {
     Bytes64 tokens[T];
 #pragma GCC unroll 8
@@ -293,9 +289,9 @@ HWY_INLINE void ByteGroup(const Source& rows, const TokenTile<T>& x, size_t grou
       for (size_t t = 0; t < T; ++t) blocks[r][t] = Dot(blocks[r][t], weights, tokens[t]);
     }
   };
-  if (steps == kGroupSteps) {
-#pragma GCC unroll 4
-    for (size_t s = 0; s < kGroupSteps; ++s) step_body(s);
+  if (steps == kSteps) {
+#pragma GCC unroll 8
+    for (size_t s = 0; s < kSteps; ++s) step_body(s);
   } else {
     for (size_t s = 0; s < steps; ++s) step_body(s);
   }
@@ -303,14 +299,14 @@ HWY_INLINE void ByteGroup(const Source& rows, const TokenTile<T>& x, size_t grou
 }
 
 // The groups from first_group on of rows of `steps` steps.
-template <size_t R, size_t T, class Source>
-HWY_INLINE void ByteGroups(const Source& rows, const TokenTile<T>& x, size_t first_group,
+template <size_t R, size_t T, class Source, size_t kSteps>
+HWY_INLINE void ByteGroups(const Source& rows, const TokenTile<T, kSteps>& x, size_t first_group,
                            size_t steps, Lanes (&sums)[R][T]) {
-  const size_t full = steps / kGroupSteps;
+  const size_t full = steps / kSteps;
   for (size_t group = first_group; group < full; ++group) {
-    ByteGroup<R, T>(rows, x, group, kGroupSteps, sums);
+    ByteGroup<R, T>(rows, x, group, kSteps, sums);
   }
-  if (steps % kGroupSteps != 0) ByteGroup<R, T>(rows, x, full, steps % kGroupSteps, sums);
+  if (steps % kSteps != 0) ByteGroup<R, T>(rows, x, full, steps % kSteps, sums);
 }
 
 // Adds the lanes of a tile's sums.

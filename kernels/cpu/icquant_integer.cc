@@ -14,9 +14,14 @@ QUANTLOOM_BEFORE_NAMESPACE();
 namespace quantloom::cpu {
 namespace HWY_NAMESPACE {
 
+// Steps of a group: activations of 4 and 8 bits' products have a scale for 16 columns, others for
+// 32 (BestActivationForm).
+template <int kBits>
+constexpr size_t kGroupStepsOf = kBits <= kMaxWideBits ? Activations::kWideGroupSteps : kGroupSteps;
+
 // T rows of codes, from `token` of the range's on (whose tokens are rows of codes): what products
 // read of them, and where their outputs go.
-template <size_t T>
+template <size_t T, size_t kSteps>
 struct CodeTile {
   HWY_INLINE CodeTile(const Activations& x, const ProductRange& range, size_t token)
       : input(x, range.first_token + token) {
@@ -31,15 +36,15 @@ struct CodeTile {
     }
   }
 
-  TokenTile<T> input;
+  TokenTile<T, kSteps> input;
   float totals[T];
   float* y[T];   // of row 0
   bool adds[T];  // what other codes of the token left: added to their products
 };
 
 // Scales R rows' sums and writes them.
-template <size_t R, size_t T>
-HWY_INLINE void StoreRows(const IcquantView& view, const CodeTile<T>& tile, size_t row,
+template <size_t R, size_t T, size_t kSteps>
+HWY_INLINE void StoreRows(const IcquantView& view, const CodeTile<T, kSteps>& tile, size_t row,
                           const float (&sums)[T][R]) {
   const hn::CappedTag<float, R> d;
   const float* const scales = view.scales + row;
@@ -59,17 +64,17 @@ HWY_INLINE void StoreRows(const IcquantView& view, const CodeTile<T>& tile, size
 }
 
 // The same of those of the rows that the range has.
-template <size_t R, size_t T>
-HWY_INLINE void StoreTile(const IcquantView& view, const CodeTile<T>& tile,
+template <size_t R, size_t T, size_t kSteps>
+HWY_INLINE void StoreTile(const IcquantView& view, const CodeTile<T, kSteps>& tile,
                           const ProductRange& range, size_t row, const float (&sums)[T][R]) {
   if (HWY_LIKELY(row >= range.row_begin && row + R <= range.row_end)) {
-    return StoreRows<R, T>(view, tile, row, sums);
+    return StoreRows(view, tile, row, sums);
   }
   for (size_t r = 0; r < R; ++r) {
     if (row + r < range.row_begin || row + r >= range.row_end) continue;
     float of_row[T][1];
     for (size_t t = 0; t < T; ++t) of_row[t][0] = sums[t][r];
-    StoreRows<1, T>(view, tile, row + r, of_row);
+    StoreRows(view, tile, row + r, of_row);
   }
 }
 
@@ -121,14 +126,15 @@ struct PairChunk {
   }
 };
 
-template <int kAt, int kBits, bool kOutliers, size_t R, size_t T>
-HWY_INLINE void MultiplyStep(const Chunk<kBits, kOutliers> (&rows)[R],
-                             const Levels<kBits, kOutliers> (&levels)[R], const TokenTile<T>& x,
-                             size_t group, Sums16 (&blocks)[R][T]) {
+// Steps kAt .. kEnd - 1 of a chunk, which are of one group.
+template <int kAt, int kEnd, int kBits, bool kOutliers, size_t R, size_t T, size_t kSteps>
+HWY_INLINE void MultiplySteps(const Chunk<kBits, kOutliers> (&rows)[R],
+                              const Levels<kBits, kOutliers> (&levels)[R],
+                              const TokenTile<T, kSteps>& x, size_t group, Sums16 (&blocks)[R][T]) {
   Bytes64 tokens[T];
 #pragma GCC unroll 8
   for (size_t t = 0; t < T; ++t) {
-    tokens[t] = x.Step(t, group, kAt % kGroupSteps);
+    tokens[t] = x.Step(t, group, kAt % kSteps);
     if constexpr (R > 1) KeepInRegister(tokens[t]);
   }
 #pragma GCC unroll 8
@@ -137,25 +143,25 @@ HWY_INLINE void MultiplyStep(const Chunk<kBits, kOutliers> (&rows)[R],
 #pragma GCC unroll 8
     for (size_t t = 0; t < T; ++t) blocks[r][t] = Dot(blocks[r][t], weights, tokens[t]);
   }
+  if constexpr (kAt + 1 < kEnd) MultiplySteps<kAt + 1, kEnd>(rows, levels, x, group, blocks);
 }
 
-// The group of steps 4 kHalf .. 4 kHalf + 3 of a chunk.
-template <int kHalf, int kBits, bool kOutliers, size_t R, size_t T>
-HWY_INLINE void MultiplyHalf(const Chunk<kBits, kOutliers> (&rows)[R],
-                             const Levels<kBits, kOutliers> (&levels)[R], const TokenTile<T>& x,
-                             size_t chunk, Lanes (&sums)[R][T]) {
+// A chunk's groups from step kAt of it on.
+template <int kAt = 0, int kBits, bool kOutliers, size_t R, size_t T, size_t kSteps>
+HWY_INLINE void MultiplyChunk(const Chunk<kBits, kOutliers> (&rows)[R],
+                              const Levels<kBits, kOutliers> (&levels)[R],
+                              const TokenTile<T, kSteps>& x, size_t chunk, Lanes (&sums)[R][T]) {
   Sums16 blocks[R][T];
-  const size_t group = 2 * chunk + kHalf;
+  const size_t group = (chunk * kChunkSteps + kAt) / kSteps;
   StartBlocks(x, group, blocks);
-  MultiplyStep<4 * kHalf>(rows, levels, x, group, blocks);
-  MultiplyStep<4 * kHalf + 1>(rows, levels, x, group, blocks);
-  MultiplyStep<4 * kHalf + 2>(rows, levels, x, group, blocks);
-  MultiplyStep<4 * kHalf + 3>(rows, levels, x, group, blocks);
+  MultiplySteps<kAt, kAt + kSteps>(rows, levels, x, group, blocks);
   AddBlocks(x, group, blocks, sums);
+  if constexpr (kAt + kSteps < kChunkSteps) {
+    MultiplyChunk<kAt + kSteps>(rows, levels, x, chunk, sums);
+  }
 }
 
-// A part's steps behind its last chunk, which begin with group `first`, as the weights of a
-// product.
+// A part's steps behind its last chunk, `first` and those that follow, as the weights of a product.
 template <int kBits, bool kOutliers>
 struct TailRows {
   static constexpr size_t kRowBytes = TailStepBytes<kBits, kOutliers>();
@@ -164,8 +170,8 @@ struct TailRows {
   const uint8_t* steps;
   size_t first;
   const Levels<kBits, kOutliers>* levels;  // of the part's rows
-  HWY_INLINE TailRows Group(size_t group) const {
-    return {steps + (group - first) * kGroupSteps * kPairBytes, first, levels};
+  HWY_INLINE TailRows From(size_t step) const {
+    return {steps + (step - first) * kPairBytes, first, levels};
   }
   HWY_INLINE Bytes64 Step(size_t s, size_t r) const {
     return LookUp(levels[r], TailIndices<kBits, kOutliers>(steps + s * kPairBytes + r * kRowBytes));
@@ -190,7 +196,10 @@ HWY_INLINE void PrefetchLines(const uint8_t* from, size_t bytes) {
 template <int kBits, bool kOutliers, size_t T>
 class StreamPairs {
  public:
-  HWY_INLINE StreamPairs(const IcquantView& view, const TokenTile<T>& x, size_t row)
+  static constexpr size_t kSteps = kGroupStepsOf<kBits>;
+  using Tokens = TokenTile<T, kSteps>;
+
+  HWY_INLINE StreamPairs(const IcquantView& view, const Tokens& x, size_t row)
       : view_(view), x_(x), row_(row) {
     PrefetchLines(view.stream->pair(row), kPrefetchBytes);
     next_.Open(view.stream->pair(row));
@@ -219,16 +228,15 @@ class StreamPairs {
       PrefetchLines(pair.codes + kPrefetchBytes, kPairRows * (kBits + kOutliers) * kStep);
 #pragma GCC unroll 2
       for (size_t part = 0; part < kParts; ++part) {
-        MultiplyHalf<0>(pair.parts[part], levels[part], x_, chunk, sums[part]);
-        MultiplyHalf<1>(pair.parts[part], levels[part], x_, chunk, sums[part]);
+        MultiplyChunk(pair.parts[part], levels[part], x_, chunk, sums[part]);
       }
     }
     using Tail = TailRows<kBits, kOutliers>;
-    const size_t first = chunks * kChunkSteps / kGroupSteps;
+    const size_t first = chunks * kChunkSteps;
 #pragma GCC unroll 2
     for (size_t part = 0; part < kParts; ++part) {
       const Tail rows = {tail + part * kTogether * Tail::kRowBytes, first, levels[part]};
-      ByteGroups<kTogether, T>(rows, x_, first, view_.steps, sums[part]);
+      ByteGroups<kTogether, T>(rows, x_, first / kSteps, view_.steps, sums[part]);
 #pragma GCC unroll 2
       for (size_t r = 0; r < kTogether; ++r) {
 #pragma GCC unroll 8
@@ -240,14 +248,14 @@ class StreamPairs {
 
  private:
   const IcquantView& view_;
-  const TokenTile<T>& x_;
+  const Tokens& x_;
   size_t row_;
   PairChunk<kBits, kOutliers> next_;
 };
 
 // Rows [row, row_end) of the range, kRows at a time.
 template <int kBits, bool kOutliers, size_t kRows, size_t T>
-HWY_INLINE void MultiplyRows(const IcquantView& view, const CodeTile<T>& tile,
+HWY_INLINE void MultiplyRows(const IcquantView& view, const CodeTile<T, kGroupStepsOf<kBits>>& tile,
                              const ProductRange& range, size_t row, size_t row_end) {
   StreamPairs<kBits, kOutliers, T> stream(view, tile.input, row);
   for (; row < row_end; row += kRows) {
@@ -255,7 +263,7 @@ HWY_INLINE void MultiplyRows(const IcquantView& view, const CodeTile<T>& tile,
     for (size_t r = 0; r < kRows; r += kPairRows) stream.Next(lanes + r);
     float sums[T][kRows];
     ReduceTile<kRows, T>(lanes, sums);
-    StoreTile<kRows, T>(view, tile, range, row, sums);
+    StoreTile(view, tile, range, row, sums);
   }
 }
 
@@ -263,7 +271,7 @@ template <int kBits, bool kOutliers, size_t T>
 HWY_NOINLINE void MultiplyStream(const IcquantView& view, const Activations& x,
                                  const ProductRange& range, size_t token) {
   constexpr size_t kRows = 4;
-  const CodeTile<T> tile(x, range, token);
+  const CodeTile<T, kGroupStepsOf<kBits>> tile(x, range, token);
   const size_t begin = range.row_begin / kPairRows * kPairRows;
   const size_t middle = begin + (range.row_end - begin) / kRows * kRows;
   MultiplyRows<kBits, kOutliers, kRows, T>(view, tile, range, begin, middle);
@@ -290,14 +298,16 @@ HWY_INLINE void MultiplyFewTokens(const IcquantView& view, const Activations& x,
 
 // --- Several tokens: blocks of columns, so that what a tile reads again lies in the first cache.
 //
-// What a group (256 columns) of a tile of 4 rows x 3 tokens takes on AVX3_DL, 3,072 products:
+// What a group of 4 steps (256 columns) of a tile of 4 rows x 3 tokens takes on AVX3_DL, 3,072
+// products:
 //   vpdpbusd       48   pipes 0, 1; 512-bit instructions take both: one a cycle
 //   fma            12   pipes 0, 1
 //   cvt            12   pipes 2, 3
 //   vector loads   34   one a cycle: 16 of weights, 12 of codes, 3 of scales, 3 of biases
 // 60 cycles at least, 80 % of the int8 peak; 62.5 to 64 measured from the first two caches (Zen 4),
-// 76 % of the peak. Zen 5 executes two of each a cycle: 30 at least, 32 measured in the loop over
-// groups, and then what surrounds it counts: with the sums' way out (about 45 cycles a tile), the
+// 76 % of the peak. A group of 8 steps takes 108 for twice the products, 89 % of the peak: a tenth
+// more tokens a second in prompts and in batches of 8 (Zen 5). Zen 5 executes two of each a cycle:
+// 30 for 4 steps at least, 32 measured in the loop over groups, and then what surrounds it counts: with the sums' way out (about 45 cycles a tile), the
 // decoding (7 % for 64 tokens) and whatever the second cache makes it wait, 62 % of the peak.
 // Longer tiles (8 x 3, 6 x 4) with their lanes in memory are no faster on either. For 8 tokens
 // decoding is another quarter of the time, since it is shared by few.
@@ -305,7 +315,7 @@ HWY_INLINE void MultiplyFewTokens(const IcquantView& view, const Activations& x,
 // Columns of a block: 3 tokens of 2048 columns with their scales and biases are 9 KB. Whole chunks
 // of a stream.
 constexpr size_t kBlockSteps = 32;
-static_assert(kBlockSteps % kChunkSteps == 0);
+static_assert(kBlockSteps % kChunkSteps == 0 && kChunkSteps % Activations::kWideGroupSteps == 0);
 // The last one may be half as large again: a small one would cost as much as it saves.
 constexpr size_t kMaxBlockSteps = kBlockSteps * 3 / 2;
 
@@ -364,11 +374,11 @@ class Prefetch {
 
 // `tiles` tiles of R rows, from `row` on, times T rows of codes. `kept` keeps the sums between
 // blocks, [tiles, R, T, 16 lanes].
-template <size_t R, size_t T, class Source>
+template <size_t kSteps, size_t R, size_t T, class Source>
 HWY_NOINLINE void MultiplyTiles(const IcquantView& view, const Activations& x,
                                 const ProductRange& range, const Source rows, size_t row,
                                 size_t tiles, size_t token, const ColumnBlock block, float* kept) {
-  const CodeTile<T> tokens(x, range, token);
+  const CodeTile<T, kSteps> tokens(x, range, token);
   const bool last = block.end == view.steps;
   for (size_t i = 0; i < tiles; ++i, row += R, kept += R * T * kLanes) {
     Lanes tile[R][T];
@@ -377,11 +387,11 @@ HWY_NOINLINE void MultiplyTiles(const IcquantView& view, const Activations& x,
     } else {
       LoadTile(kept, tile);
     }
-    ByteGroups<R, T>(rows.Tile(i * R), tokens.input, block.first / kGroupSteps, block.end, tile);
+    ByteGroups<R, T>(rows.Tile(i * R), tokens.input, block.first / kSteps, block.end, tile);
     if (last) {
       float sums[T][R];
       ReduceTile<R, T>(tile, sums);
-      StoreTile<R, T>(view, tokens, range, row, sums);
+      StoreTile(view, tokens, range, row, sums);
     } else {
       KeepTile(tile, kept);
     }
@@ -389,14 +399,15 @@ HWY_NOINLINE void MultiplyTiles(const IcquantView& view, const Activations& x,
 }
 
 // The same times all tokens. `lanes` keeps the sums between blocks, [tokens, tiles, R, 16 lanes].
-template <size_t R, class Source>
+template <size_t kSteps, size_t R, class Source>
 HWY_NOINLINE void MultiplyBlock(const IcquantView& view, const Activations& x,
                                 const ProductRange& range, size_t row, size_t tiles,
                                 const Source& rows, const ColumnBlock& block, Prefetch prefetch,
                                 float* lanes) {
   ForTokenTiles(range.tokens, [&]<size_t T>(size_t t) HWY_ATTR {
     prefetch.Next();
-    MultiplyTiles<R, T>(view, x, range, rows, row, tiles, t, block, lanes + t * tiles * R * kLanes);
+    MultiplyTiles<kSteps, R, T>(view, x, range, rows, row, tiles, t, block,
+                                lanes + t * tiles * R * kLanes);
   });
 }
 
@@ -471,10 +482,10 @@ HWY_INLINE void MultiplyDecoded(const IcquantView& view, const Activations& x,
     for (size_t i = 0; i < tiles; ++i) {
       DecodeSteps<kBits, kOutliers, R>(levels[i], steps, from[i], scratch.rows + i * tile_bytes);
     }
-    const DecodedRows<R> rows = {scratch.rows, block.first / kGroupSteps, tile_bytes};
-    MultiplyBlock<R>(view, x, range, row, tiles, rows, block,
-                     PrefetchDuring(block, view.steps, range.tokens, next, next_end),
-                     scratch.lanes);
+    const DecodedRows<R> rows = {scratch.rows, block.first, tile_bytes};
+    MultiplyBlock<kGroupStepsOf<kBits>, R>(
+        view, x, range, row, tiles, rows, block,
+        PrefetchDuring(block, view.steps, range.tokens, next, next_end), scratch.lanes);
   });
 }
 
@@ -498,8 +509,9 @@ HWY_INLINE void MultiplyBytes(const IcquantView& view, const Activations& x,
   const uint8_t* const next = rows.Tile(tiles * R).bytes;
   const uint8_t* const next_end = rows.Tile(2 * tiles * R).bytes;
   ForColumnBlocks(view.steps, [&](const ColumnBlock& block) HWY_ATTR {
-    MultiplyBlock<R>(view, x, range, row, tiles, rows, block,
-                     PrefetchDuring(block, view.steps, range.tokens, next, next_end), lanes);
+    MultiplyBlock<kGroupSteps, R>(view, x, range, row, tiles, rows, block,
+                                  PrefetchDuring(block, view.steps, range.tokens, next, next_end),
+                                  lanes);
   });
 }
 
@@ -507,7 +519,7 @@ HWY_INLINE void MultiplyBytes(const IcquantView& view, const Activations& x,
 template <size_t T>
 HWY_NOINLINE void MultiplyBytesOnce(const IcquantView& view, const Activations& x,
                                     const ProductRange& range, float* lanes) {
-  const CodeTile<T> tile(x, range, 0);
+  const CodeTile<T, kGroupSteps> tile(x, range, 0);
   constexpr size_t kRows = 4;
   size_t row = range.row_begin;
   for (; row + kRows <= range.row_end; row += kRows) {
@@ -520,7 +532,7 @@ HWY_NOINLINE void MultiplyBytesOnce(const IcquantView& view, const Activations& 
     }
     float sums[T][kRows];
     ReduceTile<kRows, T>(of_rows, sums);
-    StoreRows<kRows, T>(view, tile, row, sums);
+    StoreRows(view, tile, row, sums);
   }
   for (; row < range.row_end; ++row) MultiplyBytes<1>(view, x, range, row, 1, lanes);
 }

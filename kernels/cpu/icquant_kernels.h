@@ -11,6 +11,9 @@
 
 namespace quantloom::cpu {
 
+// Products of the integer form with up to so many bits read kInt8Wide, others kInt8 or kInt16.
+inline constexpr int kMaxWideBits = 3;
+
 // An ICQuant matrix laid out for the kernels.
 struct IcquantView {
   const IcquantMatrix* matrix;

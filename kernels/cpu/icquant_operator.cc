@@ -1,5 +1,6 @@
 #include "kernels/cpu/icquant_operator.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -106,7 +107,13 @@ class IcquantOperator final : public LinearOperator {
 
 std::unique_ptr<LinearOperator> MakeIcquantOperator(std::unique_ptr<IcquantMatrix> matrix,
                                                     ActivationForm form) {
-  if (!matrix->integer_form()) form = ActivationForm::kFloat;
+  if (!matrix->integer_form()) {
+    form = ActivationForm::kFloat;
+  } else if (matrix->code_bits() <= kMaxWideBits) {
+    form = ActivationForm::kInt8Wide;
+  } else {
+    form = std::max(form, ActivationForm::kInt8);
+  }
   return std::make_unique<IcquantOperator>(std::move(matrix), form);
 }
 

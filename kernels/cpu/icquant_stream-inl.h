@@ -10,11 +10,12 @@
 //   vpternlog for each pair of steps: 4                 8   (any)
 //   vpermb for each step: 8                            16   (pipes 1, 2)
 //   vpdpbusd for each step: 8                          16   (pipes 0, 1)
-//   conversion and FMA of two groups                    8   (pipes 2, 3 and 0, 1)
-// together 78, 19.5 cycles; 24 are measured (a chunk's loads are another 16). Broadcasting loads
-// and moves to mask registers run on pipes 1, 2 and 0, 1: a bitmap, with codes broadcast from 16
-// bytes a step, took 37. A core decodes 75 billion weights/s, 22 GB/s, about what it can read from
-// memory. On Zen 5, whose pipes take 512 bits, the same are 9 cycles and 15 are measured.
+//   conversion and FMA of a group                       4   (pipes 2, 3 and 0, 1)
+// together 74, 18.5 cycles; 24 were measured with two groups (a chunk's loads are another 16).
+// Broadcasting loads and moves to mask registers run on pipes 1, 2 and 0, 1: a bitmap, with codes
+// broadcast from 16 bytes a step, took 37. A core decodes 75 billion weights/s, 22 GB/s, about what
+// it can read from memory. On Zen 5, whose pipes take 512 bits, the same are 9 cycles and 15 are
+// measured.
 #if defined(QUANTLOOM_KERNELS_CPU_ICQUANT_STREAM_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef QUANTLOOM_KERNELS_CPU_ICQUANT_STREAM_INL_H_
 #undef QUANTLOOM_KERNELS_CPU_ICQUANT_STREAM_INL_H_

@@ -8,6 +8,7 @@
 #include "core/transform/incoherence.h"
 #include "kernels/cpu/decoded_operator.h"
 #include "kernels/cpu/e8p_operator.h"
+#include "kernels/cpu/icquant_kernels.h"
 #include "kernels/cpu/icquant_operator.h"
 #include "kernels/cpu/trellis_operator.h"
 
@@ -15,9 +16,9 @@ namespace quantloom::cpu {
 
 ActivationForm BestActivationForm(const PackedMatrix& matrix, bool keys_values) {
   const auto* icquant = dynamic_cast<const IcquantMatrix*>(&matrix);
-  const int int8_bits = keys_values ? 3 : 4;
-  return icquant != nullptr && icquant->code_bits() > int8_bits ? ActivationForm::kInt16
-                                                                : ActivationForm::kInt8;
+  if (icquant == nullptr) return ActivationForm::kInt8;
+  if (icquant->code_bits() <= kMaxWideBits) return ActivationForm::kInt8Wide;
+  return keys_values || icquant->code_bits() == 8 ? ActivationForm::kInt16 : ActivationForm::kInt8;
 }
 
 std::unique_ptr<LinearOperator> LinearOperator::FromPacked(std::unique_ptr<PackedMatrix> matrix,

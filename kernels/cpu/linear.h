@@ -6,12 +6,12 @@
 // and for every SIMD target:
 //  - integer form (matrices whose values are scale * integer + offset, the integer of 8 bits or,
 //    for trellis and lattice codes, up to 16): activations are quantized to int8 with one fp32
-//    scale per block. Columns are taken in steps of 64 and groups of 4 steps (256 columns); lane l
-//    of 16 has columns 4l..4l+3 of each step, and a block is what one lane has in one group: 16
+//    scale per block. Columns are taken in steps of 64 and groups of 4 or 8 steps; lane l of 16 has
+//    columns 4l..4l+3 of each step, and a block is what one lane has in one group: 16 or 32
 //    columns. Products accumulate exactly in int32 within a block; a block's sum is rounded to fp32
 //    (exact below 2^24, of weights up to 8 bits). The 16 fp32 lanes accumulate scale * (block sum)
 //    over the groups in ascending order by FMA and are added by a fixed tree (l + 8, l + 4, l + 2,
-//    l + 1) at the end. Blocks stride over the group so that four steps share one conversion to
+//    l + 1) at the end. Blocks stride over the group so that its steps share one conversion to
 //    float. Where int8 activations are too coarse, a second row of codes has what the first one
 //    leaves; the element is the sum of both rows' products.
 //  - float form (source weights F32/F16/BF16, codebooks of fp16 or range levels, codecs without a
@@ -35,9 +35,10 @@ namespace quantloom::cpu {
 
 // The form in which products read activations; kInt16 has what kInt8 has.
 enum class ActivationForm : uint8_t {
-  kFloat,  // fp32
-  kInt8,   // int8 codes with one fp32 scale for 16 columns
-  kInt16,  // and int8 codes of what the first ones leave, with 1/254 of their scales: 15.99 bits
+  kFloat,     // fp32
+  kInt8Wide,  // int8 codes with one fp32 scale for 32 columns
+  kInt8,      // int8 codes with one fp32 scale for 16 columns
+  kInt16,     // and int8 codes of what those leave, with 1/254 of their scales: 15.99 bits
 };
 
 // A batch of activation rows prepared once for all products that read it (q/k/v share one; gate/up
@@ -45,13 +46,15 @@ enum class ActivationForm : uint8_t {
 // Memory is kept between assignments.
 class Activations {
  public:
-  static constexpr size_t kStepCols = 64;    // columns of one step of the integer form
-  static constexpr size_t kGroupCols = 256;  // columns whose products share int32 accumulators
+  static constexpr size_t kStepCols = 64;  // columns of one step of the integer forms
+  // Steps of a group, whose products share int32 accumulators; in kInt8Wide the latter.
+  static constexpr size_t kGroupSteps = 4, kWideGroupSteps = 8;
 
-  // What integer products read of 256 columns of a row of codes, a unit so that a row is one stream
-  // of memory.
+  // What integer products read of a group of a row of codes, a unit so that a row is one stream of
+  // memory.
+  template <size_t kSteps>
   struct alignas(64) Group {
-    int8_t codes[kGroupCols];
+    int8_t codes[kSteps * kStepCols];
     float scales[16];  // of the blocks, by lane
     // -128 * (sum of the block's codes): what an accumulator starts from where weights are biased
     // by 128 to be unsigned bytes.
@@ -71,27 +74,41 @@ class Activations {
   size_t tokens() const { return tokens_; }
   size_t cols() const { return cols_; }
   size_t padded_cols() const { return padded_cols_; }  // cols rounded up to 64; the padding is zero
-  size_t groups() const { return (padded_cols_ + kGroupCols - 1) / kGroupCols; }
+  size_t group_cols() const { return group_steps() * kStepCols; }
+  size_t groups() const { return (padded_cols_ + group_cols() - 1) / group_cols(); }
   ActivationForm form() const { return form_; }
   // In the float form: padded_cols() values.
   const float* row(size_t token) const { return values_.data() + token * row_stride(); }
   size_t row_stride() const { return SpreadStride<float>(padded_cols_); }
   // Rows of codes: one for each token, then in kInt16 another one for each.
-  size_t code_rows() const { return static_cast<size_t>(form_) * tokens_; }
-  size_t token_of(size_t i) const { return i < tokens_ ? i : i - tokens_; }
-  // Row of codes i, [groups()], in [-127, 127]. For i < tokens() they are round(x / scale), scale =
-  // max|x| / 127, 126 or 125 of the block, whichever leaves least. Row tokens() + t is what row t
-  // leaves, its scales 1/254 of row t's: x is the sum of both rows' scale * code but for 1/508 of
-  // row t's scale. Codes of the last group are defined up to padded_cols().
-  const Group* code_row(size_t i) const {
-    return reinterpret_cast<const Group*>(codes_.data() + i * code_row_bytes());
+  size_t code_rows() const {
+    if (form_ == ActivationForm::kFloat) return 0;
+    return form_ == ActivationForm::kInt16 ? 2 * tokens_ : tokens_;
   }
-  // From one row of codes to the next.
-  size_t code_row_bytes() const { return SpreadStride<uint8_t>(groups() * sizeof(Group)); }
+  size_t token_of(size_t i) const { return i < tokens_ ? i : i - tokens_; }
+  // Row of codes i, [groups()], kSteps being those of the form, in [-127, 127]. For i < tokens()
+  // they are round(x / scale), scale = max|x| / 127, 126 or 125 of the block, whichever leaves
+  // least. Row tokens() + t is what row t leaves, its scales 1/254 of row t's: x is the sum of both
+  // rows' scale * code but for 1/508 of row t's scale. Codes of the last group are defined up to
+  // padded_cols().
+  template <size_t kSteps>
+  const Group<kSteps>* code_row(size_t i) const {
+    return reinterpret_cast<const Group<kSteps>*>(codes_.data() + i * code_row_bytes());
+  }
   // sum over columns of scale * code: what a row's offset is multiplied with.
   float total(size_t i) const { return totals_[i]; }
 
  private:
+  size_t group_steps() const {
+    return form_ == ActivationForm::kInt8Wide ? kWideGroupSteps : kGroupSteps;
+  }
+  // From one row of codes to the next.
+  size_t code_row_bytes() const {
+    const bool wide = form_ == ActivationForm::kInt8Wide;
+    return SpreadStride<uint8_t>(
+        groups() * (wide ? sizeof(Group<kWideGroupSteps>) : sizeof(Group<kGroupSteps>)));
+  }
+
   size_t tokens_ = 0, cols_ = 0, padded_cols_ = 0;
   ActivationForm form_ = ActivationForm::kFloat;
   AlignedVector<float> values_;
@@ -99,9 +116,10 @@ class Activations {
   std::vector<float> totals_;
 };
 
-// What models run with: the form whose rounding costs less than 1 % of what the codec costs (KL
-// divergence; docs/quality.md). That is int8, and int16 for ICQuant at 8 bits and, where
-// keys or values are made (errors cost most there, for few weights), at 4.
+// What models run with: the fastest form whose rounding costs less than 1 % of what the codec costs
+// (KL divergence; docs/quality.md). That is int8, for ICQuant of up to 3 bits with a scale for 32
+// columns; and int16 for ICQuant at 8 bits and, where keys or values are made (errors cost most
+// there, for few weights), at 4.
 ActivationForm BestActivationForm(const PackedMatrix& matrix, bool keys_values = false);
 
 // A matrix ready for products. Immutable; Multiply may run on disjoint row ranges from several
@@ -114,7 +132,8 @@ class LinearOperator {
  public:
   // From a codec's matrix; the bytes it views must outlive the operator. Parts may be repacked
   // without loss (icquant_stream.h). Activations are read in `form`, by default the best one:
-  // kFloat decodes the weights; kInt16 is of ICQuant's integer forms alone, others take kInt8.
+  // kFloat decodes the weights; kInt8 and kInt16 are ICQuant's choice at 4 and 8 bits, others have
+  // one integer form, which any of them stands for.
   static std::unique_ptr<LinearOperator> FromPacked(std::unique_ptr<PackedMatrix> matrix,
                                                     std::optional<ActivationForm> form = {});
   // From dense values in the float form, stored as `dtype` (F32, F16, BF16); `bytes` are copied.

@@ -165,7 +165,7 @@ struct HybProduct {
       for (size_t i = 0; i < steps * kStepBytes; i += 64) {
         __builtin_prefetch(from + kPrefetchBytes + i);
       }
-      const Activations::Group& group = x.rows[0][step / kGroupSteps];
+      const auto& group = x.rows[0][step / kGroupSteps];
       const HybGroup activations(group.codes, steps);
       const Lanes scale = LoadLanes(group.scales);
       const auto multiply = [&]<bool kLast>(size_t row) HWY_ATTR {

@@ -7,23 +7,11 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/cpu/linear.h"
+#include "tests/kernels/activation_codes.h"
 #include "tests/kernels/every_target.h"
 
 namespace quantloom::cpu {
 namespace {
-
-// The block that column c belongs to: group c / 256, lane (c % 64) / 4.
-size_t BlockOf(size_t c) { return c / 256 * 16 + c % 64 / 4; }
-
-int8_t CodeOf(const Activations& a, size_t row, size_t c) {
-  return a.code_row(row)[c / 256].codes[c % 256];
-}
-float ScaleOf(const Activations& a, size_t row, size_t block) {
-  return a.code_row(row)[block / 16].scales[block % 16];
-}
-int32_t BiasOf(const Activations& a, size_t row, size_t block) {
-  return a.code_row(row)[block / 16].biases[block % 16];
-}
 
 TEST(Activations, TheFloatFormIsACopyWithZerosBehind) {
   const size_t tokens = 2, cols = 70, stride = 75;
@@ -49,26 +37,29 @@ double LeftWith(float top, const std::vector<float>& block) {
   return left;
 }
 
-TEST(Activations, CodesAreQuotientsByTheScaleThatLeavesLeast) {
-  for (size_t cols : {1, 3, 64, 65, 255, 256, 257, 576, 1000}) {
+class Int8Activations : public testing::TestWithParam<ActivationForm> {};
+
+TEST_P(Int8Activations, CodesAreQuotientsByTheScaleThatLeavesLeast) {
+  for (size_t cols : {1, 3, 64, 65, 255, 256, 257, 511, 512, 513, 576, 1000}) {
     const size_t tokens = 3, stride = cols + 5;
     const std::vector<float> x = RandomFloats(tokens * stride, cols);
     OnEveryTarget([&](const std::string&) {
       Activations a;
-      a.Assign(x.data(), tokens, cols, stride, ActivationForm::kInt8);
+      a.Assign(x.data(), tokens, cols, stride, GetParam());
       ASSERT_EQ(a.padded_cols() % 64, 0u);
+      ASSERT_EQ(a.code_rows(), tokens);
       for (size_t t = 0; t < tokens; ++t) {
         std::vector<std::vector<float>> blocks(a.groups() * 16);
         std::vector<int32_t> sums(a.groups() * 16);
-        for (size_t c = 0; c < cols; ++c) blocks[BlockOf(c)].push_back(x[t * stride + c]);
+        for (size_t c = 0; c < cols; ++c) blocks[BlockOf(a, c)].push_back(x[t * stride + c]);
         double total = 0;
         for (size_t c = 0; c < a.padded_cols(); ++c) {
-          const float scale = ScaleOf(a, t, BlockOf(c));
+          const float scale = ScaleOf(a, t, BlockOf(a, c));
           const float value = c < cols ? x[t * stride + c] : 0.0f;
           ASSERT_LE(std::abs(CodeOf(a, t, c)), 127);
           // Half a step, and the rounding of the quotient.
           ASSERT_LE(std::fabs(value - scale * CodeOf(a, t, c)), scale * 0.50003f);
-          sums[BlockOf(c)] += CodeOf(a, t, c);
+          sums[BlockOf(a, c)] += CodeOf(a, t, c);
           total += static_cast<double>(scale) * CodeOf(a, t, c);
         }
         for (size_t b = 0; b < sums.size(); ++b) {
@@ -88,6 +79,12 @@ TEST(Activations, CodesAreQuotientsByTheScaleThatLeavesLeast) {
   }
 }
 
+INSTANTIATE_TEST_SUITE_P(, Int8Activations,
+                         testing::Values(ActivationForm::kInt8Wide, ActivationForm::kInt8),
+                         [](const auto& test) {
+                           return test.param == ActivationForm::kInt8 ? "Of16" : "Of32";
+                         });
+
 TEST(Activations, ASecondRowOfCodesHasWhatTheFirstLeaves) {
   for (const size_t cols : {1, 64, 300, 576}) {
     const size_t tokens = 3;
@@ -103,7 +100,7 @@ TEST(Activations, ASecondRowOfCodesHasWhatTheFirstLeaves) {
         double total = 0;
         std::vector<int32_t> sums(a.groups() * 16);
         for (size_t c = 0; c < a.padded_cols(); ++c) {
-          const size_t block = BlockOf(c);
+          const size_t block = BlockOf(a, c);
           ASSERT_EQ(CodeOf(a, t, c), CodeOf(coarse, t, c));
           ASSERT_EQ(ScaleOf(a, t, block), ScaleOf(coarse, t, block));
           ASSERT_EQ(ScaleOf(a, rest, block), ScaleOf(a, t, block) * (1.0f / 254));
@@ -128,30 +125,32 @@ TEST(Activations, AreTheSameOnEveryTargetAndInAnyBatch) {
   std::vector<float> x = RandomFloats(tokens * cols, 1, 100.0f);
   // Exact ties of the rounding: multiples of half a step.
   for (size_t c = 0; c < cols; ++c) x[c] = 127.0f - static_cast<float>(c % 509) * 0.5f;
-  // Every row of codes of `count` tokens, a token's rows side by side.
-  const auto flatten = [&](size_t first, size_t count) {
-    Activations a;
-    a.Assign(&x[first * cols], count, cols, cols, ActivationForm::kInt16);
-    std::vector<float> all;
-    for (size_t t = 0; t < count; ++t) {
-      for (const size_t i : {t, count + t}) {
-        for (size_t c = 0; c < a.padded_cols(); ++c) all.push_back(CodeOf(a, i, c));
-        for (size_t b = 0; b < a.groups() * 16; ++b) {
-          all.push_back(ScaleOf(a, i, b));
-          all.push_back(static_cast<float>(BiasOf(a, i, b)));
+  for (const auto form : {ActivationForm::kInt8Wide, ActivationForm::kInt16}) {
+    // Every row of codes of `count` tokens, a token's rows side by side.
+    const auto flatten = [&](size_t first, size_t count) {
+      Activations a;
+      a.Assign(&x[first * cols], count, cols, cols, form);
+      std::vector<float> all;
+      for (size_t t = 0; t < count; ++t) {
+        for (size_t i = t; i < a.code_rows(); i += count) {
+          for (size_t c = 0; c < a.padded_cols(); ++c) all.push_back(CodeOf(a, i, c));
+          for (size_t b = 0; b < a.groups() * 16; ++b) {
+            all.push_back(ScaleOf(a, i, b));
+            all.push_back(static_cast<float>(BiasOf(a, i, b)));
+          }
+          all.push_back(a.total(i));
         }
-        all.push_back(a.total(i));
       }
+      return all;
+    };
+    ExpectSameBitsOnEveryTarget([&] { return flatten(0, tokens); });
+    std::vector<float> one_by_one;
+    for (size_t t = 0; t < tokens; ++t) {
+      const std::vector<float> one = flatten(t, 1);
+      one_by_one.insert(one_by_one.end(), one.begin(), one.end());
     }
-    return all;
-  };
-  ExpectSameBitsOnEveryTarget([&] { return flatten(0, tokens); });
-  std::vector<float> one_by_one;
-  for (size_t t = 0; t < tokens; ++t) {
-    const std::vector<float> one = flatten(t, 1);
-    one_by_one.insert(one_by_one.end(), one.begin(), one.end());
+    EXPECT_TRUE(SameBits(one_by_one, flatten(0, tokens)));
   }
-  EXPECT_TRUE(SameBits(one_by_one, flatten(0, tokens)));
 }
 
 TEST(Activations, BlocksWithoutAUsableScale) {

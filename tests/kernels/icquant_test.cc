@@ -83,12 +83,12 @@ TEST_P(IntegerForms, ProductIsTheDocumentedSumForEveryColumnCount) {
     const RandomIcquant random({c.bits, c.form, c.outliers, c.offset, rows, cols},
                                static_cast<uint32_t>(cols));
     const auto matrix = random.Open();
-    const auto form = cols % 2 == 0 ? ActivationForm::kInt8 : ActivationForm::kInt16;
-    const auto op = MakeOperator(random, form);
+    const auto op =
+        MakeOperator(random, cols % 2 == 0 ? ActivationForm::kInt8 : ActivationForm::kInt16);
     const size_t tokens = 1 + cols % 3;
     const std::vector<float> x = RandomFloats(tokens * cols, static_cast<uint32_t>(cols) + 7);
     Activations activations;
-    activations.Assign(x.data(), tokens, cols, cols, form);
+    activations.Assign(x.data(), tokens, cols, cols, op->activation_form());
     std::vector<float> expected(tokens * rows);
     for (size_t t = 0; t < tokens; ++t) {
       for (uint64_t r = 0; r < rows; ++r) {
@@ -149,19 +149,32 @@ INSTANTIATE_TEST_SUITE_P(
                     FormCase{Form::kTensor, 2, true, false},
                     FormCase{Form::kTensor, 4, true, false}));
 
-TEST(IcquantProduct, ReadsInt16WithEightBitsAndForKeysAndValuesWithFour) {
+TEST(IcquantProduct, ReadsTheFormThatItsBitsAllow) {
   for (const int bits : {1, 2, 3, 4, 8}) {
     const RandomIcquant random({bits, Form::kInt8, bits < 8, false, 2, 64}, 1);
-    const auto expected = bits == 8 ? ActivationForm::kInt16 : ActivationForm::kInt8;
-    EXPECT_EQ(MakeOperator(random)->activation_form(), expected);
+    const auto form = [&](std::optional<ActivationForm> wanted) {
+      return MakeOperator(random, wanted)->activation_form();
+    };
+    if (bits <= 3) {
+      for (const auto wanted :
+           {ActivationForm::kInt8Wide, ActivationForm::kInt8, ActivationForm::kInt16}) {
+        EXPECT_EQ(form(wanted), ActivationForm::kInt8Wide);
+      }
+      EXPECT_EQ(form({}), ActivationForm::kInt8Wide);
+    } else {
+      EXPECT_EQ(form(ActivationForm::kInt8Wide), ActivationForm::kInt8);
+      EXPECT_EQ(form(ActivationForm::kInt8), ActivationForm::kInt8);
+      EXPECT_EQ(form(ActivationForm::kInt16), ActivationForm::kInt16);
+      EXPECT_EQ(form({}), bits == 4 ? ActivationForm::kInt8 : ActivationForm::kInt16);
+    }
     EXPECT_EQ(BestActivationForm(*random.Open(), /*keys_values=*/true),
-              bits == 4 ? ActivationForm::kInt16 : expected);
+              bits <= 3 ? ActivationForm::kInt8Wide : ActivationForm::kInt16);
   }
 }
 
 // Matrices that share their inputs may read different forms of them.
 TEST(IcquantProduct, OfInt8IgnoresWhatFinerFormsAdd) {
-  const RandomIcquant random({2, Form::kInt8, true, true, 9, 576}, 3);
+  const RandomIcquant random({4, Form::kInt8, true, true, 9, 576}, 3);
   const auto op = MakeOperator(random, ActivationForm::kInt8);
   const std::vector<float> x = RandomFloats(5 * 576, 4);
   EXPECT_TRUE(SameBits(Product(*op, QuantizedActivations(x, 576, ActivationForm::kInt16)),
