@@ -307,10 +307,11 @@ HWY_INLINE void MultiplyFewTokens(const IcquantView& view, const Activations& x,
 // 60 cycles at least, 80 % of the int8 peak; 62.5 to 64 measured from the first two caches (Zen 4),
 // 76 % of the peak. A group of 8 steps takes 108 for twice the products, 89 % of the peak: a tenth
 // more tokens a second in prompts and in batches of 8 (Zen 5). Zen 5 executes two of each a cycle:
-// 30 for 4 steps at least, 32 measured in the loop over groups, and then what surrounds it counts: with the sums' way out (about 45 cycles a tile), the
-// decoding (7 % for 64 tokens) and whatever the second cache makes it wait, 62 % of the peak.
-// Longer tiles (8 x 3, 6 x 4) with their lanes in memory are no faster on either. For 8 tokens
-// decoding is another quarter of the time, since it is shared by few.
+// 30 for 4 steps at least, 32 measured in the loop over groups, and then what surrounds it counts:
+// with the sums' way out (about 45 cycles a tile), the decoding (7 % for 64 tokens) and whatever
+// the second cache makes it wait, 62 % of the peak. Longer tiles (8 x 3, 6 x 4) with their lanes in
+// memory are no faster on either. For 8 tokens decoding is another quarter of the time, since it is
+// shared by few.
 
 // Columns of a block: 3 tokens of 2048 columns with their scales and biases are 9 KB. Whole chunks
 // of a stream.
